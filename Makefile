@@ -1,0 +1,34 @@
+# Two commands: `make demo` (search an architecture on real images) and `make test`.
+# Each makes what it needs: a virtual environment in .venv with the packages of setup.py.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo train test test-fast lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/isnas search
+
+train: $(VENV)/.installed
+	$(BIN)/isnas train
+
+# Everything, the slow tests too.
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "isnas needs Python 3.10 or newer; choose one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

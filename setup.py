@@ -1,0 +1,40 @@
+"""Packaging of isnas: `pip install .` (users) or `pip install -e .[test]` (developers)."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
+
+setup(
+    name="isnas",
+    version=version,
+    description="Sparse-coding, one-stage neural architecture search on PyTorch",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["isnas", "solvers", "experiments", "figures"],
+    # Lower bounds are the oldest versions the test suite was run with.
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "numpy>=2.1",
+        "scipy>=1.15",
+        "scikit-learn>=1.6",
+        "matplotlib>=3.10",
+        "tqdm>=4.67",  # progress bars with time left; well kept, no dependencies
+    ],
+    extras_require={
+        "test": ["pytest>=8.3", "hypothesis>=6.120", "ruff>=0.9"],
+        "benchmark": ["cvxpy>=1.6"],
+        "tensorboard": ["tensorboard>=2.18"],
+    },
+    entry_points={"console_scripts": ["isnas = isnas.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
