@@ -287,14 +287,17 @@ class Genotype:
             raise UserError(f"genotype file {str(name)!r}: {error}") from None
 
 
-def random_genotype(space: Space, generator: torch.Generator, s: int = 2) -> Genotype:
-    """Draw a genotype: for every node `s` of its places, every set of `s` equally likely."""
+def random_genotype(
+    space: Space, generator: torch.Generator, s: int | Sequence[int] = 2
+) -> Genotype:
+    """Draw a genotype: for every node `s` of its places (or `s[node]`), every set of so many equally likely."""
+    sizes = [s] * space.nodes if isinstance(s, int) else s
     places: dict[str, list[Place]] = {}
     for kind in space.kinds:
         places[kind] = []
         for node in range(space.nodes):
             candidates = space.candidates(node)
-            drawn = torch.randperm(len(candidates), generator=generator)[:s]
+            drawn = torch.randperm(len(candidates), generator=generator)[: sizes[node]]
             places[kind] += [candidates[i] for i in drawn.tolist()]
     return Genotype.from_places(places, space)
 

@@ -8,6 +8,8 @@ draws the same numbers whether or not the process was interrupted before it, and
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,3 +31,14 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
     made = torch.Generator(device=device)
     made.manual_seed(seed_of(seed, *names))
     return made
+
+
+@contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """Seed the global CPU generator inside the block only, for library code that cannot be handed a generator.
+
+    PyTorch's layers draw their initial weights from the global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of(seed, *names))
+        yield

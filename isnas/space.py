@@ -1,7 +1,7 @@
 """Search spaces: the nodes of a cell, what each may read, and the places where an operation can stand.
 
 A cell is a directed acyclic graph. Its states are numbered: first the cell's inputs, then its nodes in order. Node `j`
-(counted from 0) may read each earlier state through each candidate operation. One such possibility, (node, source state,
+(counted from 0) may read each earlier state through each candidate operation. One such possibility, (node, source,
 operation), is a *place*. Codes say which places are active; the super-net runs these and nothing else.
 """
 

@@ -1,0 +1,408 @@
+"""What the commands do, as functions: search, train, evaluate, resume. Thin: they put stages and records together."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .counting import count_multiply_adds, count_parameters
+from .data import Batches, Dataset, load_dataset
+from .drawing import draw_cells
+from .engine import Part, Stage, execute
+from .errors import UserError
+from .files import read_json, read_tensors, write_json, write_tensors
+from .folding import fold, genotype_of
+from .genotype import Genotype, random_genotype
+from .network import Network, build_network
+from .one_stage import OneStageTraining
+from .options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions
+from .progress import Progress
+from .randomness import generator
+from .run import Run, versions
+from .space import DARTS_SPACE
+from .training import FromScratch, resolve_device, score
+from .two_stage import TwoStageSearch
+
+SPACE = DARTS_SPACE
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Parameters
+    ----------
+    directory : Path
+        Where everything was written.
+    genotype : Genotype
+        The architecture found, or evaluated.
+    network : Network or None
+        The trained discrete network; None when none was trained.
+    results : dict
+        Results of the run's parts by name, as in results.json.
+    """
+
+    directory: Path
+    genotype: Genotype
+    network: Network | None
+    results: dict[str, Any]
+
+
+def search(
+    options: SearchOptions | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Search an architecture in two stages, and train it beside random ones by the same recipe.
+
+    Parameters
+    ----------
+    options : SearchOptions, optional
+    out : path, optional
+        The run directory; by default ``runs/<date>-search``.
+    progress : Progress, optional
+        By default nothing is shown.
+
+    Raises
+    ------
+    UserError
+        When the options, the data or the directory are not usable.
+    isnas.engine.Interrupted
+        When a signal stopped it; `resume` goes on.
+    """
+    return _start("search", options or SearchOptions(), out, progress)
+
+
+def train(
+    options: TrainOptions | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Search and train in one run (one-stage), and fold the result into a plain network; see `search`."""
+    return _start("train", options or TrainOptions(), out, progress)
+
+
+def evaluate(
+    genotype: Genotype,
+    options: EvaluateOptions | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train the discrete network of a genotype from scratch and test it; see `search`."""
+    genotype.check(SPACE)
+    return _start(
+        "evaluate", options or EvaluateOptions(), out, progress, genotype=genotype.to_json()
+    )
+
+
+def resume(
+    directory: str | Path,
+    *,
+    device: str | None = None,
+    epochs: int | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Go on with a run that was broken off, exactly as it would have gone on.
+
+    Parameters
+    ----------
+    directory : path
+        The run directory.
+    device : str, optional
+        Go on on another device; results are then equal up to rounding only.
+    epochs : int, optional
+        Train for more epochs than the run was begun with; the schedule is stretched from here on.
+    progress : Progress, optional
+
+    Raises
+    ------
+    UserError
+        When the directory holds no run, its checkpoints are damaged, or a change is not possible.
+    """
+    progress = progress or Progress(quiet=True)
+    run, checkpoint = Run.reopen(directory)
+    options = _options_of(run)
+    changes: dict[str, Any] = {}
+    if device is not None and device != options.device:
+        changes["device"] = device
+    if epochs is not None and epochs != options.epochs:
+        if epochs < options.epochs:
+            raise UserError(
+                f"epochs can be raised only: the run has {options.epochs}, got {epochs}"
+            )
+        changes["epochs"] = epochs
+    for name, value in changes.items():
+        progress.say(f"changed: {name} {getattr(options, name)} -> {value}")
+    if run.config["versions"] != versions():
+        warnings.warn(
+            f"the run was begun with {run.config['versions']}, now it is {versions()}: "
+            f"results may differ in rounding",
+            UserWarning,
+            stacklevel=2,
+        )
+    options = dataclasses.replace(options, **changes)
+    if changes:
+        run.config["options"] = options.to_json()
+        run.config.setdefault("changes", []).append(changes)
+        run.write_config()
+    where = "the beginning"
+    if checkpoint is not None:
+        where = f"checkpoint {checkpoint['number']}"
+    progress.say(f"going on with {run.directory} from {where}")
+    return _go_on(run, options, checkpoint, progress)
+
+
+_OPTIONS: dict[str, type[RunOptions]] = {
+    "search": SearchOptions,
+    "train": TrainOptions,
+    "evaluate": EvaluateOptions,
+}
+
+
+def _options_of(run: Run) -> RunOptions:
+    try:
+        return _OPTIONS[run.config["command"]].from_json(run.config["options"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.directory}/config.json is not that of a run: {error!r} is missing or unknown"
+        ) from None
+
+
+def _start(
+    command: str,
+    options: RunOptions,
+    out: str | Path | None,
+    progress: Progress | None,
+    **extra: Any,
+) -> RunResult:
+    resolve_device(options.device)
+    dataset = _load(options)
+    run = Run.create(out, command, options, {"data": _describe(dataset), **extra})
+    progress = progress or Progress(quiet=True)
+    progress.say(f"writing to {run.directory}")
+    return _go_on(run, options, None, progress, dataset)
+
+
+def _load(options: RunOptions) -> Dataset:
+    return load_dataset(
+        options.data,
+        root=options.data_root,
+        download=options.download,
+        image_size=options.image_size,
+    )
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    """Return what a network needs to know of its data, and what a resumed run must find again."""
+    return {
+        "name": dataset.name,
+        "train": len(dataset.train_labels),
+        "test": len(dataset.test_labels),
+        "size": list(dataset.size),
+        "classes": list(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+
+
+def _go_on(
+    run: Run,
+    options: RunOptions,
+    checkpoint: dict[str, Any] | None,
+    progress: Progress,
+    dataset: Dataset | None = None,
+) -> RunResult:
+    device = resolve_device(options.device)
+    dataset = dataset or _load(options)
+    if (now := _describe(dataset)) != run.config.get("data"):
+        different = [name for name in now if now[name] != run.config.get("data", {}).get(name)]
+        raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
+    dataset = dataset.to(device)
+    size = f"{dataset.size[0]}x{dataset.size[1]}"
+    progress.say(
+        f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test "
+        f"images of {size} pixels, {len(dataset.classes)} classes; device {device}"
+    )
+    builders: dict[str, Callable[..., list[Part]]] = {
+        "search": _search_parts,
+        "train": _train_parts,
+        "evaluate": _evaluate_parts,
+    }
+    parts = builders[run.config["command"]](run, options, dataset, device)
+    results = execute(
+        run,
+        parts,
+        checkpoint=checkpoint,
+        checkpoint_steps=options.checkpoint_steps,
+        progress=progress,
+    )
+    genotype = Genotype.load(run.directory / "genotype.json")
+    saved = run.directory / "network.pt"
+    return RunResult(
+        run.directory, genotype, load_network(saved) if saved.exists() else None, results
+    )
+
+
+def _sizes(network: Network, dataset: Dataset) -> dict[str, int]:
+    return {
+        "parameters": count_parameters(network),
+        "multiply_adds": count_multiply_adds(network, dataset.size),
+    }
+
+
+def _test_batches(dataset: Dataset, options: RunOptions, device: torch.device) -> Batches:
+    return Batches(dataset, "test", batch_size=4 * options.batch_size, device=device)
+
+
+def _search_parts(
+    run: Run, options: SearchOptions, dataset: Dataset, device: torch.device
+) -> list[Part]:
+    recipe = EvaluateOptions.preset(
+        options.evaluation_preset,
+        **{name: getattr(options, name) for name in ("data", "data_root", "image_size", "seed")},
+        channels=options.evaluation_channels or options.channels,
+        cells=options.evaluation_cells or options.cells,
+        epochs=max(options.evaluation_epochs, 1),
+    )
+
+    def found(stage: Stage) -> dict[str, Any]:
+        genotype = stage.code.genotype()
+        _write_genotype(run, genotype)
+        return {"genotype": str(genotype)}
+
+    def trained(stage: Stage) -> dict[str, Any]:
+        save_network(stage.network, run.directory / "network.pt", run.config["data"])
+        return {**_sizes(stage.network, dataset), **tested(stage)}
+
+    def tested(stage: Stage) -> dict[str, Any]:
+        tested = score(stage.network, _test_batches(dataset, recipe, device))
+        return {"genotype": str(genotype_of(stage.network)), **tested}
+
+    def from_scratch(genotype: Genotype) -> Stage:
+        return FromScratch(genotype, recipe, dataset, device)
+
+    parts = [Part("search", lambda results: TwoStageSearch(options, dataset, device, SPACE), found)]
+    if options.evaluation_epochs:
+        parts.append(
+            Part(
+                "found",
+                lambda results: from_scratch(Genotype.parse(results["search"]["genotype"])),
+                trained,
+            )
+        )
+        for i in range(options.random_architectures):
+            drawn = random_genotype(
+                SPACE, generator(options.seed, "random", i), options.per_node("s", SPACE)
+            )
+            parts.append(Part(f"random-{i + 1}", lambda results, g=drawn: from_scratch(g), tested))
+    return parts
+
+
+def _train_parts(
+    run: Run, options: TrainOptions, dataset: Dataset, device: torch.device
+) -> list[Part]:
+    def finish(stage: Stage) -> dict[str, Any]:
+        coefficients = stage.code.coefficients()
+        network = fold(stage.network, coefficients)
+        _write_genotype(run, genotype_of(network))
+        save_network(network, run.directory / "network.pt", run.config["data"])
+        batches = _test_batches(dataset, options, device)
+        return {
+            "genotype": str(genotype_of(network)),
+            **_sizes(network, dataset),
+            "search_epochs": stage.searched,
+            "folding_error": folding_error(stage.network, coefficients, network, batches),
+            **score(network, batches),
+        }
+
+    return [
+        Part("train", lambda results: OneStageTraining(options, dataset, device, SPACE), finish)
+    ]
+
+
+def _evaluate_parts(
+    run: Run, options: EvaluateOptions, dataset: Dataset, device: torch.device
+) -> list[Part]:
+    genotype = Genotype.from_json(run.config["genotype"])
+    _write_genotype(run, genotype)
+
+    def finish(stage: Stage) -> dict[str, Any]:
+        save_network(stage.network, run.directory / "network.pt", run.config["data"])
+        tested = score(stage.network, _test_batches(dataset, options, device))
+        return {"genotype": str(genotype), **_sizes(stage.network, dataset), **tested}
+
+    return [
+        Part("evaluate", lambda results: FromScratch(genotype, options, dataset, device), finish)
+    ]
+
+
+@torch.no_grad()
+def folding_error(
+    supernet: Network, coefficients: dict[str, Any], folded: Network, batches: Batches
+) -> float:
+    """Return the largest difference of the two networks' scores on a batch, relative to the largest score.
+
+    In evaluation mode; the networks are left as they are.
+    """
+    x, _ = next(batches.epoch(0))
+    modes = [(network, network.training) for network in (supernet, folded)]
+    expected = supernet.eval()(x, coefficients)
+    error = float((folded.eval()(x) - expected).abs().max() / expected.abs().max())
+    for network, training in modes:
+        network.train(training)
+    return error
+
+
+def _write_genotype(run: Run, genotype: Genotype) -> None:
+    genotype.save(run.directory / "genotype.json")
+    draw_cells(genotype, run.directory / "cells.svg")
+
+
+def save_network(network: Network, path: str | Path, data: dict[str, Any] | None = None) -> None:
+    """Write a discrete network: its state dict to `path`, and how to build it to ``network.json`` beside it.
+
+    Parameters
+    ----------
+    network : Network
+    path : path
+    data : dict, optional
+        Facts on its data to keep with it: classes, mean and standard deviation per channel.
+    """
+    description = {
+        "genotype": genotype_of(network).to_json(),
+        "options": dataclasses.asdict(network.options),
+        "data": data,
+    }
+    cpu = copy.deepcopy(network).cpu()
+    write_tensors(path, cpu.state_dict())
+    write_json(Path(path).with_suffix(".json"), description)
+
+
+def load_network(path: str | Path) -> Network:
+    """Read a network that `save_network` wrote, in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    UserError
+        When a file is missing or damaged, or the two do not fit each other.
+    """
+    path = Path(path)
+    state = read_tensors(path)
+    description = read_json(path.with_suffix(".json"))
+    try:
+        genotype = Genotype.from_json(description["genotype"])
+        network = build_network(genotype, **description["options"])
+        network.load_state_dict(state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path} is not the state of the network that {path.with_suffix('.json')} describes: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    return network.eval()

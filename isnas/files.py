@@ -1,0 +1,94 @@
+"""Writing and reading files so that a crash, a full disk or a damaged file loses nothing and surprises nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UserError
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: temporary file beside it, fsync, rename.
+
+    Raises
+    ------
+    UserError
+        When it cannot be written; a file that was there before is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write plain data as JSON, atomically."""
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    UserError
+        When it is not there, cannot be read or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no valid JSON: {error}") from None
+
+
+def write_tensors(path: str | Path, data: Any) -> None:
+    """Write tensors and plain data with `torch.save`, atomically."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_tensors(path: str | Path) -> Any:
+    """Read what `write_tensors` wrote, onto the CPU. Nothing in the file is executed (``weights_only=True``).
+
+    Raises
+    ------
+    UserError
+        When the file is missing, truncated, altered, or holds anything but tensors and plain data.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        # torch.load does not compare the checksums that its format has
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        reason = f"its part {damaged!r} does not have its checksum"
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    raise UserError(f"{path} is damaged or no file of tensors: {reason}") from None

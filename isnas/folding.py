@@ -1,0 +1,61 @@
+"""Folding: from super-net and coefficients to the plain discrete network with its trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .errors import UserError
+from .genotype import Genotype
+from .network import Coefficients, Network
+
+
+@torch.no_grad()
+def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network:
+    """Absorb the coefficients into the weights: ``gamma <- c gamma, beta <- c beta`` in every closing batch norm.
+
+    c * (gamma x + beta) = (c gamma) x + c beta, so the result computes what the super-net computes with these
+    coefficients, in training and in evaluation mode (ISTA-NAS, section 3.4).
+
+    Parameters
+    ----------
+    supernet : Network
+        Built with ``closing_norm="all"``. It is left as it is.
+    coefficients : mapping of kind to Coefficients
+
+    Returns
+    -------
+    Network
+        The discrete network of the active places, all its parameters trainable: no architecture variable, no inactive
+        candidate. On the super-net's device and in its mode; its state loads into `build_network` of its genotype.
+
+    Raises
+    ------
+    UserError
+        When an active operation has no closing batch norm to absorb its coefficient.
+    """
+    places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
+    if supernet.options.closing_norm != "all":
+        raise UserError(
+            "fold needs a super-net whose operations all end in a batch norm "
+            f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
+        )
+    with torch.device("meta"):
+        folded = Network(supernet.space, places, supernet.concat, supernet.options)
+    like = next(supernet.parameters())
+    folded = folded.to_empty(device=like.device).to(like.dtype)
+    state = supernet.state_dict()
+    folded.load_state_dict({name: state[name] for name in folded.state_dict()})
+    for kind in supernet.space.kinds:
+        for place, value in zip(places[kind], coefficients[kind].values.unbind(), strict=True):
+            for operation in folded.operations_at(kind, [place]):
+                operation.norm.weight.mul_(value)
+                operation.norm.bias.mul_(value)
+    folded.drop_path = supernet.drop_path
+    return folded.train(supernet.training)
+
+
+def genotype_of(network: Network) -> Genotype:
+    """Return the genotype of a discrete network."""
+    return Genotype.from_places(network.places, network.space)

@@ -1,0 +1,158 @@
+"""The candidate operations, built so that a coefficient costs nothing.
+
+An operation is a body followed by a *closing* batch norm. The coefficient c of a place is applied inside that norm,
+``gamma <- c gamma, beta <- c beta``, which is `c * operation(x)` exactly. So the coefficient needs no pass over the
+feature map of its own and saves no activation, and folding is the same product carried out for good.
+
+Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)) out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ClosingNorm = Literal["none", "pooling", "all"]
+"""Which operations that hold no convolution are closed by a batch norm, too: none (DARTS's and the two-stage evaluation
+network), those that pool (the two-stage search), or pooling and stride-1 skips (one-stage: needed to fold)."""
+
+CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose affine part can be multiplied by a coefficient."""
+
+    def forward(self, x: Tensor, coefficient: Tensor | None = None) -> Tensor:
+        """Return coefficient * batch_norm(x); `coefficient` is a 0-d tensor."""
+        weight, bias = self.weight, self.bias
+        if coefficient is not None:
+            weight, bias = weight * coefficient, bias * coefficient
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            weight,
+            bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+class Operation(nn.Module):
+    """A body and its closing batch norm, if it has one.
+
+    Parameters
+    ----------
+    body : nn.Module
+    norm : BatchNorm or None
+    droppable : bool
+        Whether drop path may silence it: all operations but the stride-1 skip (as in DARTS).
+    """
+
+    def __init__(self, body: nn.Module, norm: BatchNorm | None, droppable: bool = True) -> None:
+        super().__init__()
+        self.body = body
+        self.norm = norm
+        self.droppable = droppable
+
+    def forward(self, x: Tensor, coefficient: Tensor | None = None) -> Tensor:
+        """Return coefficient * operation(x)."""
+        x = self.body(x)
+        if self.norm is not None:
+            return self.norm(x, coefficient)
+        return x if coefficient is None else coefficient * x
+
+
+def convolution(c_in: int, c_out: int, kernel: int, **options: int) -> nn.Conv2d:
+    """A convolution without bias: a batch norm follows."""
+    return nn.Conv2d(c_in, c_out, kernel, bias=False, **options)
+
+
+def conv_norm(c_in: int, c_out: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+    """Convolution and batch norm."""
+    return nn.Sequential(
+        convolution(c_in, c_out, kernel, stride=stride, padding=kernel // 2), BatchNorm(c_out)
+    )
+
+
+def relu_conv_norm(c_in: int, c_out: int) -> nn.Sequential:
+    """ReLU, 1x1 convolution, batch norm: brings a cell's input to the cell's number of channels."""
+    return nn.Sequential(nn.ReLU(), *conv_norm(c_in, c_out, 1))
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution: two strided 1x1 convolutions, the second one shifted by a pixel, concatenated."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.conv_1 = convolution(c_in, c_out // 2, 1, stride=2)
+        self.conv_2 = convolution(c_in, c_out - c_out // 2, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2))."""
+        x = self.relu(x)
+        # odd sizes: a row or column of zeros, so that both halves have the same shape
+        shifted = F.pad(x, (-1, x.shape[3] % 2, -1, x.shape[2] % 2))
+        return torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1)
+
+
+def reduce_norm(c_in: int, c_out: int) -> nn.Sequential:
+    """`FactorizedReduce` and batch norm."""
+    return nn.Sequential(FactorizedReduce(c_in, c_out), BatchNorm(c_out))
+
+
+def _depthwise_separable(c: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+    padding = dilation * (kernel // 2)
+    return [
+        nn.ReLU(),
+        convolution(c, c, kernel, stride=stride, padding=padding, dilation=dilation, groups=c),
+        convolution(c, c, 1),
+    ]
+
+
+def _separable(kernel: int) -> Callable[[int, int, ClosingNorm], Operation]:
+    def build(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+        first = _depthwise_separable(c, kernel, stride, 1)
+        second = _depthwise_separable(c, kernel, 1, 1)
+        return Operation(nn.Sequential(*first, BatchNorm(c), *second), BatchNorm(c))
+
+    return build
+
+
+def _dilated(kernel: int) -> Callable[[int, int, ClosingNorm], Operation]:
+    def build(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+        return Operation(nn.Sequential(*_depthwise_separable(c, kernel, stride, 2)), BatchNorm(c))
+
+    return build
+
+
+def _pooling(body: Callable[[int], nn.Module]) -> Callable[[int, int, ClosingNorm], Operation]:
+    def build(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+        return Operation(body(stride), None if closing_norm == "none" else BatchNorm(c))
+
+    return build
+
+
+def _skip(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+    if stride == 2:
+        return Operation(FactorizedReduce(c, c), BatchNorm(c))
+    norm = BatchNorm(c) if closing_norm == "all" else None
+    return Operation(nn.Identity(), norm, droppable=False)
+
+
+OPERATIONS: dict[str, Callable[[int, int, ClosingNorm], Operation]] = {
+    "max_pool_3x3": _pooling(lambda stride: nn.MaxPool2d(3, stride, 1)),
+    "avg_pool_3x3": _pooling(lambda stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False)),
+    "skip_connect": _skip,
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "dil_conv_3x3": _dilated(3),
+    "dil_conv_5x5": _dilated(5),
+}
+"""Builders by primitive: (channels, stride, closing norm) -> operation. Definitions as in DARTS."""

@@ -1,0 +1,214 @@
+"""What all training of weights shares: SGD with a cosine schedule and clipping, the loss, the accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data import Batches, Dataset
+from .engine import Stage
+from .errors import UserError
+from .genotype import Genotype
+from .network import Coefficients, Network, NetworkOptions, build_network
+from .options import EvaluateOptions, RunOptions
+from .randomness import seed_of
+from .sparse_code import SparseCodeOptions
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of this name; ``auto`` is CUDA, else MPS, else the CPU.
+
+    Raises
+    ------
+    UserError
+        When there is no such device here.
+    """
+    if name == "auto":
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(
+            f"device {name!r} cannot be used here; expected auto, cpu, cuda, cuda:N or mps"
+        ) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    return device
+
+
+def cosine(start: float, end: float, done: float) -> float:
+    """Return the half cosine from `start` to `end` at the share `done` (0 to 1) of the way (SGDR, arXiv 1608.03983)."""
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of right answers, a 0-d tensor."""
+    return (logits.argmax(1) == labels).float().mean()
+
+
+class Weights:
+    """A network and the SGD that trains it.
+
+    Parameters with no gradient are left alone: neither weight decay nor momentum moves an inactive candidate.
+    """
+
+    def __init__(self, network: Network, options: RunOptions) -> None:
+        self.network = network
+        self.options = options
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+
+    def set_learning_rate(self, done: float) -> None:
+        """Set the learning rate for the share `done` of the schedule."""
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine(options.learning_rate, options.min_learning_rate, done)
+
+    def set_drop_path(self, rate: float, device: torch.device, *names: str | int) -> None:
+        """Set the drop path of the step that `names` say."""
+        drop = self.network.drop_path
+        drop.rate = rate
+        if rate > 0:
+            if drop.generator is None or drop.generator.device != device:
+                drop.generator = torch.Generator(device)
+            drop.generator.manual_seed(seed_of(self.options.seed, "drop path", *names))
+
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        auxiliary_weight: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the training loss, with the auxiliary head's part, and the scores (B, classes)."""
+        if auxiliary_weight == 0:
+            logits = self.network(x, coefficients)
+            return F.cross_entropy(logits, y), logits
+        logits, side = self.network(x, coefficients, auxiliary=True)
+        return F.cross_entropy(logits, y) + auxiliary_weight * F.cross_entropy(side, y), logits
+
+    def update(self) -> None:
+        """Clip the gradients that are there and take a step; then drop them."""
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def stateful(self) -> dict[str, Any]:
+        """Return what has a state, see `isnas.engine.Stage.stateful`."""
+        return {"network": self.network, "optimizer": self.optimizer}
+
+
+def code_optimizer(parameters: Iterable[Tensor], options: SparseCodeOptions) -> torch.optim.Adam:
+    """Return the codes' Adam, with the betas of DARTS."""
+    return torch.optim.Adam(
+        parameters,
+        lr=options.code_learning_rate,
+        betas=(0.5, 0.999),
+        weight_decay=options.code_weight_decay,
+    )
+
+
+@torch.no_grad()
+def score(network: Network, batches: Batches) -> dict[str, float]:
+    """Return ``test_accuracy`` (0 to 1) and ``test_loss`` (mean cross-entropy) of a discrete network."""
+    was_training = network.training
+    network.eval()
+    right = loss = torch.zeros((), device=batches.device)
+    for x, y in batches.epoch(0):
+        logits = network(x)
+        right = right + (logits.argmax(1) == y).sum()
+        loss = loss + F.cross_entropy(logits, y, reduction="sum")
+    network.train(was_training)
+    n = len(batches.indices)
+    return {"test_accuracy": float(right) / n, "test_loss": float(loss) / n}
+
+
+def network_options(
+    options: EvaluateOptions, dataset: Dataset, closing_norm: str = "none"
+) -> NetworkOptions:
+    """Return the shape of the network that `options` train on `dataset`."""
+    return NetworkOptions(
+        channels=options.channels,
+        cells=options.cells,
+        classes=len(dataset.classes),
+        in_channels=dataset.channels,
+        stem=options.stem,
+        auxiliary=options.auxiliary_weight > 0,
+        closing_norm=closing_norm,
+    )
+
+
+class FromScratch(Stage):
+    """Training of a genotype's discrete network from scratch."""
+
+    title = "training from scratch"
+
+    def __init__(
+        self, genotype: Genotype, options: EvaluateOptions, dataset: Dataset, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.device = device
+        shape = network_options(options, dataset)
+        self.network = build_network(
+            genotype,
+            shape.channels,
+            shape.cells,
+            shape.classes,
+            in_channels=shape.in_channels,
+            stem=shape.stem,
+            auxiliary=shape.auxiliary,
+            seed=options.seed,
+        ).to(device)
+        self.weights = Weights(self.network, options)
+        self.train_batches = Batches(
+            dataset,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            stream="evaluation",
+            augment=True,
+            cutout=options.cutout,
+            device=device,
+        )
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def steps(self) -> int:
+        return len(self.train_batches)
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.train_batches.epoch(epoch, start)
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, y = batch
+        done = self.epoch / self.epochs
+        self.weights.set_learning_rate(done)
+        self.weights.set_drop_path(
+            self.options.drop_path * done, self.device, "evaluation", self.epoch, self.step
+        )
+        loss, logits = self.weights.loss(x, y, auxiliary_weight=self.options.auxiliary_weight)
+        loss.backward()
+        self.weights.update()
+        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
+
+    def stateful(self) -> dict[str, Any]:
+        return self.weights.stateful()

@@ -1,0 +1,37 @@
+"""Sparse recovery: the LASSO and its relatives for small problems, in batches, certified.
+
+    minimise over z   1/2 ||A z - b||^2 + lam ||z||_1
+
+Takes torch tensors of any floating-point dtype on any device, with any batch dimensions, or
+sequences of tensors for problems of different sizes. All is computed in float64 by NumPy on the
+host, for the whole batch in lock-step, and returned in the caller's dtype and device: the
+problems are tiny (7 x 14 to 7 x 35) and the algorithms sequential, so a device would only wait,
+and one transfer each way is all it sees. Nothing is differentiated through, but for
+`soft_threshold`, which is plain torch.
+
+This package knows nothing of networks.
+"""
+
+from sklearn.exceptions import ConvergenceWarning
+
+from ._best_subset import best_subset
+from ._lasso import duality_gap, lasso, lasso_path
+from ._matrices import measurement_matrix, mutual_coherence
+from ._result import Knot, LassoResult, SparseResult
+from ._soft_threshold import soft_threshold
+from ._sparsest import sparsest
+
+__all__ = [
+    "ConvergenceWarning",
+    "Knot",
+    "LassoResult",
+    "SparseResult",
+    "best_subset",
+    "duality_gap",
+    "lasso",
+    "lasso_path",
+    "measurement_matrix",
+    "mutual_coherence",
+    "soft_threshold",
+    "sparsest",
+]

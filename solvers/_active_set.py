@@ -1,0 +1,107 @@
+"""Exact answers on a known support, and how an approximate answer gives one."""
+
+import numpy as np
+
+from ._convert import Array
+
+# Singular values below this fraction of the largest count as zero when a support is judged to be
+# linearly dependent: far above rounding, far below what a usable column could add.
+DEPENDENT = 1e-10
+
+
+def solve_on_support(A: Array, b: Array, lam: Array, sign: Array) -> Array:
+    """Minimise 1/2 ||A_S z - b||^2 + lam sign'z over z supported on S = {sign != 0}.
+
+    Solves [[I, A_S], [A_S', 0]] [r; z] = [b; lam sign], whose solution has
+    A_S'(b - A_S z) = lam sign. The normal equations would square the condition number
+    (Bjorck, "Numerical methods for least squares problems", 1996, section 2.5).
+
+    Parameters
+    ----------
+    A : array of shape (p, m, n)
+    b : array of shape (p, m)
+    lam : array of shape (p,)
+    sign : array of shape (p, n)
+        -1, 0 or 1. Where the support is linearly dependent the least-norm answer is given.
+
+    Returns
+    -------
+    array of shape (p, n)
+    """
+    p, m, n = A.shape
+    active = sign != 0
+    size = int(active.sum(1).max())
+    columns = np.argsort(~active, axis=1, kind="stable")[:, :size]
+    used = np.take_along_axis(active, columns, 1)
+    sub = np.take_along_axis(A, columns[:, None, :], 2) * used[:, None, :]
+    system = np.zeros((p, m + size, m + size))
+    system[:, range(m), range(m)] = 1
+    system[:, range(m, m + size), range(m, m + size)] = ~used  # unused slots give z = 0
+    system[:, :m, m:] = sub
+    system[:, m:, :m] = sub.transpose(0, 2, 1)
+    right = np.zeros((p, m + size, 1))
+    right[:, :m, 0] = b
+    right[:, m:, 0] = lam[:, None] * np.take_along_axis(sign, columns, 1)
+    z = np.zeros((p, n))
+    np.put_along_axis(z, columns, solve_each(system, right)[:, m:, 0], 1)
+    return z
+
+
+def solve_each(systems: Array, right: Array) -> Array:
+    """`numpy.linalg.solve` for a stack; the least-norm answer for singular members."""
+    try:
+        return np.linalg.solve(systems, right)
+    except np.linalg.LinAlgError:  # raised for the whole stack, so find out which
+        return np.stack([_solve(s, x) for s, x in zip(systems, right, strict=True)])
+
+
+def finish(A: Array, b: Array, lam: Array, z: Array) -> Array:
+    """The exact solution on the support and signs of z, with wrong signs set to zero.
+
+    It is the LASSO's solution if z has the right support and signs, which only the certificate
+    can tell. A z with dependent columns is reduced to a basic one first.
+    """
+    basic = np.stack([_basic(*each) for each in zip(A, z, strict=True)])
+    sign = np.sign(basic)
+    exact = solve_on_support(A, b, lam, sign)
+    return np.where(exact * sign > 0, exact, 0)
+
+
+def _basic(A: Array, z: Array) -> Array:
+    """A vector with the same A z, no larger l1 norm, and independent columns on its support.
+
+    Along a null vector of A_S nothing changes but the l1 norm, so z can walk downhill until a
+    coefficient vanishes, once for every null vector (Caratheodory's theorem for the l1 ball).
+    """
+    support = np.flatnonzero(z)
+    if len(support) < 2:
+        return z
+    _, values, right = np.linalg.svd(A[:, support])
+    null = right[(values > DEPENDENT * values[0]).sum() :].T
+    if null.shape[1] == 0:
+        return z
+    kept = z[support]
+    sign = np.sign(kept)
+    for i in range(null.shape[1]):
+        step = null[:, i] * (1 if sign @ null[:, i] <= 0 else -1)
+        falling = np.flatnonzero(sign * step < 0)
+        if len(falling) == 0:  # only through rounding; then this direction changes nothing
+            continue
+        ratio = np.abs(kept[falling] / step[falling])
+        first = falling[ratio.argmin()]
+        kept = kept + ratio.min() * step
+        kept[first] = 0
+        # The other null vectors must leave the vanished coefficient alone.
+        rest = null[:, i + 1 :]
+        rest -= np.outer(step, rest[first] / step[first])
+        rest /= np.maximum(np.abs(rest).max(0), 1e-300)
+    result = np.zeros_like(z)
+    result[support] = np.where(kept * sign > 0, kept, 0)
+    return result
+
+
+def _solve(system: Array, right: Array) -> Array:
+    try:
+        return np.linalg.solve(system, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(system, right, rcond=None)[0]

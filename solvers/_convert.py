@@ -1,0 +1,262 @@
+"""From the caller's tensors to float64 arrays and back; everything about inputs is checked here.
+
+A batch of problems, whatever its form, becomes two zero-padded arrays, A (p, m, n) and b (p, m).
+Padding is harmless: a zero column never enters a solution, a zero row adds nothing to the residual.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray
+Tensors = Tensor | Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems as padded float64 arrays, with what is needed to answer in the caller's form.
+
+    Attributes
+    ----------
+    A : array of shape (p, m, n)
+    b : array of shape (p, m)
+    columns : tuple of int
+        Each problem's own n; only ragged batches have fewer than the array.
+    shape : tuple of int
+        Shape of the caller's batch: () for one problem, (p,) for a ragged batch.
+    ragged : bool
+        Whether the problems came as sequences, and the answers go back as tuples.
+    dtype, device
+        The caller's.
+    """
+
+    A: Array
+    b: Array
+    columns: tuple[int, ...]
+    shape: tuple[int, ...]
+    ragged: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    def vectors(self, z: Array) -> Tensor | tuple[Tensor, ...]:
+        """The rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per problem."""
+        if not self.ragged:
+            return self._send(z.reshape(*self.shape, z.shape[-1]))
+        flat = self._send(np.concatenate([row[:n] for row, n in zip(z, self.columns, strict=True)]))
+        return flat.split(self.columns)
+
+    def scalars(self, values: Array) -> Tensor:
+        """One value per problem (p,) as a (...) tensor; floats in the caller's dtype."""
+        return self._send(values.reshape(self.shape))
+
+    def per_problem(self, values: list[tuple[int, ...]]) -> tuple:
+        """One Python value per problem: bare for one problem, a tuple of them for a batch."""
+        return values[0] if self.shape == () else tuple(values)
+
+    def _send(self, values: Array) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)  # before the move: not every device knows float64
+        return tensor.to(self.device)
+
+
+def read_problems(A: Tensors, b: Tensors) -> Batch:
+    """Check A and b and bring them to the host.
+
+    Raises
+    ------
+    TypeError
+        If something is not a tensor.
+    ValueError
+        If shapes do not fit, something is empty, not floating-point or not finite.
+    """
+    if not isinstance(A, Tensor):
+        return _read_ragged(A, b)
+    _check_tensor("A", A)
+    _check_tensor("b", b)
+    _check_matrix_shape("A", A)
+    if b.ndim < 1 or b.shape[-1] != A.shape[-2]:
+        expected = f"(..., {A.shape[-2]})"
+        raise ValueError(
+            f"b must have shape {expected} to fit A of shape {tuple(A.shape)}, "
+            f"got {tuple(b.shape)}"
+        )
+    try:
+        shape = torch.broadcast_shapes(A.shape[:-2], b.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"the batch dimensions of b must fit those of A, {tuple(A.shape[:-2])}, "
+            f"got {tuple(b.shape[:-1])}"
+        ) from None
+    if math.prod(shape) == 0:
+        raise ValueError(f"b must not be empty, got shape {tuple(b.shape)}")
+    dtype, device = _common([("A", A), ("b", b)])
+    host_A, host_b = _to_host([("A", A), ("b", b)])
+    m, n = A.shape[-2:]
+    p = math.prod(shape)
+    return Batch(
+        A=np.broadcast_to(host_A, (*shape, m, n)).reshape(p, m, n),
+        b=np.broadcast_to(host_b, (*shape, m)).reshape(p, m),
+        columns=(n,) * p,
+        shape=tuple(shape),
+        ragged=False,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def read_vectors(batch: Batch, z: Tensors, name: str) -> Array:
+    """Check one coefficient vector per problem, (..., n) or a sequence of (n_i,); as (p, n)."""
+    p, _, n = batch.A.shape
+    if not batch.ragged:
+        _check_tensor(name, z)
+        try:
+            shape = torch.broadcast_shapes(z.shape[:-1], batch.shape)
+        except RuntimeError:
+            shape = None
+        if z.ndim < 1 or z.shape[-1] != n or shape != batch.shape:
+            raise ValueError(
+                f"{name} must have shape {(*batch.shape, n)} to fit A, got {tuple(z.shape)}"
+            )
+        (host,) = _to_host([(name, z)])
+        return np.broadcast_to(host, (*batch.shape, n)).reshape(p, n)
+    named = _check_sequence(name, z, p)
+    for (label, tensor), columns in zip(named, batch.columns, strict=True):
+        if tensor.shape != (columns,):
+            raise ValueError(
+                f"{label} must have shape ({columns},) to fit A, got {tuple(tensor.shape)}"
+            )
+    padded = np.zeros((p, n))
+    for row, host in zip(padded, _to_host(named), strict=True):
+        row[: len(host)] = host
+    return padded
+
+
+def read_lam(batch: Batch, lam: float | Tensor | Sequence[float]) -> Array:
+    """Check the penalty, a number or one per problem; as (p,)."""
+    if isinstance(lam, Tensor):
+        values = lam.detach().cpu().to(torch.float64).numpy()
+    else:
+        try:
+            values = np.asarray(lam, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"lam must be a number or a tensor, got {type(lam).__name__}"
+            ) from None
+    try:
+        values = np.broadcast_to(values, batch.shape)
+    except ValueError:
+        raise ValueError(
+            f"lam must be a number or fit the batch shape {batch.shape}, got shape {values.shape}"
+        ) from None
+    if not np.isfinite(values).all() or (values < 0).any():
+        wrong = values[~(np.isfinite(values) & (values >= 0))].flat[0]
+        raise ValueError(f"lam must be finite and at least 0, got {wrong}")
+    return values.reshape(-1)
+
+
+def read_matrices(A: Tensor) -> tuple[Array, tuple[int, ...]]:
+    """Check a matrix or a batch of them; as (p, m, n), with the shape of the batch."""
+    _check_tensor("A", A)
+    _check_matrix_shape("A", A)
+    (host,) = _to_host([("A", A)])
+    return host.reshape(-1, *host.shape[-2:]), host.shape[:-2]
+
+
+def check_size(batch: Batch, s: int) -> None:
+    """Check the wanted number of non-zeros against every problem's n."""
+    if isinstance(s, bool) or not isinstance(s, int):
+        raise ValueError(f"s must be an integer, got {s!r}")
+    fewest = min(batch.columns)
+    if not 1 <= s <= fewest:
+        raise ValueError(f"s must lie between 1 and n = {fewest}, got {s}")
+
+
+def _read_ragged(A: Sequence[Tensor], b: Sequence[Tensor]) -> Batch:
+    matrices = _check_sequence("A", A, None)
+    vectors = _check_sequence("b", b, len(matrices))
+    for (name, matrix), (label, vector) in zip(matrices, vectors, strict=True):
+        _check_matrix_shape(name, matrix)
+        if matrix.ndim != 2:
+            raise ValueError(f"{name} must have shape (m, n), got {tuple(matrix.shape)}")
+        if vector.shape != matrix.shape[:1]:
+            raise ValueError(
+                f"{label} must have shape ({matrix.shape[0]},) to fit {name} of shape "
+                f"{tuple(matrix.shape)}, got {tuple(vector.shape)}"
+            )
+    named = matrices + vectors
+    dtype, device = _common(named)
+    host = _to_host(named)
+    p = len(matrices)
+    rows = [array.shape[0] for array in host[:p]]
+    columns = [array.shape[1] for array in host[:p]]
+    padded_A = np.zeros((p, max(rows), max(columns)))
+    padded_b = np.zeros((p, max(rows)))
+    for i in range(p):
+        padded_A[i, : rows[i], : columns[i]] = host[i]
+        padded_b[i, : rows[i]] = host[p + i]
+    return Batch(padded_A, padded_b, tuple(columns), (p,), True, dtype, device)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be real floating-point, got dtype {value.dtype}")
+
+
+def _check_sequence(name: str, values: object, length: int | None) -> list[tuple[str, Tensor]]:
+    """The tensors of a sequence, each with its name for messages."""
+    if isinstance(values, Tensor) or not isinstance(values, Sequence):
+        wanted = "a tensor or a sequence of tensors" if length is None else "a sequence of tensors"
+        raise TypeError(f"{name} must be {wanted}, got {type(values).__name__}")
+    if len(values) == 0:
+        raise ValueError(f"{name} must not be empty, got a sequence of length 0")
+    if length is not None and len(values) != length:
+        raise ValueError(f"{name} must hold {length} tensors to fit A, got {len(values)}")
+    named = [(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    for label, value in named:
+        _check_tensor(label, value)
+    return named
+
+
+def _check_matrix_shape(name: str, A: Tensor) -> None:
+    if A.ndim < 2:
+        raise ValueError(f"{name} must have shape (..., m, n), got {tuple(A.shape)}")
+    if A.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(A.shape)}")
+
+
+def _common(named: list[tuple[str, Tensor]]) -> tuple[torch.dtype, torch.device]:
+    (first, tensor), *rest = named
+    dtype, device = tensor.dtype, tensor.device
+    for name, other in rest:
+        if other.device != device:
+            raise ValueError(f"{name} must be on {first}'s device, {device}, got {other.device}")
+        dtype = torch.promote_types(dtype, other.dtype)
+    return dtype, device
+
+
+def _to_host(named: list[tuple[str, Tensor]]) -> list[Array]:
+    """All tensors as float64 arrays; one transfer for all of them."""
+    tensors = [tensor.detach() for _, tensor in named]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    host = flat.cpu().to(torch.float64).numpy()
+    ends = np.cumsum([0] + [tensor.numel() for tensor in tensors]).tolist()
+    parts = [
+        host[start:end].reshape(tuple(tensor.shape))
+        for (start, end), tensor in zip(pairwise(ends), tensors, strict=True)
+    ]
+    if not np.isfinite(host).all():
+        for (name, _), part in zip(named, parts, strict=True):
+            bad = part[~np.isfinite(part)]
+            if bad.size:
+                raise ValueError(
+                    f"{name} must be finite, got {bad.size} NaN or infinite of {part.size} entries"
+                )
+    return parts

@@ -1,0 +1,239 @@
+"""The front door to the LASSO: checks, scales, solves, certifies, answers."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from ._active_set import finish
+from ._continuation import continuation
+from ._convert import Array, Tensors, read_lam, read_problems, read_vectors
+from ._coordinate_descent import CoordinateDescent
+from ._homotopy import follow
+from ._problem import Problem, relative_gap, zero_is_optimal
+from ._proximal_gradient import ProximalGradient
+from ._result import Knot, LassoResult
+
+# Default `max_iter`. The method's own problems need far fewer (benchmarks/recovery.py).
+MAX_ITER = {
+    "homotopy": 10_000,
+    "ista": 200_000,
+    "fista": 50_000,
+    "coordinate_descent": 20_000,
+}
+
+
+def lasso(
+    A: Tensors,
+    b: Tensors,
+    lam: float | Tensor | Sequence[float],
+    *,
+    method: str = "homotopy",
+    tol: float = 1e-8,
+    max_iter: int | None = None,
+    z0: Tensors | None = None,
+) -> LassoResult:
+    """Minimise `1/2 ||A z - b||^2 + lam ||z||_1` over z, for one problem or a batch.
+
+    Solved in float64 on the host, at unit scale, and certified by the duality gap. Where
+    `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares solution,
+    from "homotopy" the one of least l1 norm (the path's limit).
+
+    Parameters
+    ----------
+    A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
+        A sequence holds problems of different sizes, solved together.
+    b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
+        The batch dimensions of A and b broadcast.
+    lam : float, or Tensor or sequence that broadcasts to the batch
+    method : {"homotopy", "ista", "fista", "coordinate_descent"}
+        "homotopy" follows the exact path. The others iterate with lam lowered in stages and
+        finish by solving exactly on the support found. If the path alone is not certified (very
+        ill-conditioned columns), FISTA goes on from where it ended.
+    tol : float
+        Wanted duality gap relative to the objective, see `duality_gap`. Float64 itself allows
+        1e-13 (||b|| of 100 lam) to 3e-10 (||b|| of 1e5 lam).
+    max_iter : int, optional
+        Limit for each problem on steps along the path, proximal steps, or sweeps; by default
+        10,000, 200,000 (ISTA), 50,000 (FISTA) or 20,000 (coordinate descent).
+    z0 : like z, optional
+        A start, e.g. the last answer. Its support is tried first, exactly.
+
+    Returns
+    -------
+    LassoResult
+        In the dtype and on the device of the inputs. The certificate is of the float64 answer,
+        before rounding to that dtype.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a gap is larger than `tol`; `converged` is False there.
+
+    Raises
+    ------
+    TypeError
+        If A, b or z0 hold something else than tensors, or lam is no number.
+    ValueError
+        If shapes do not fit, something is empty, NaN or infinite, `lam < 0`, `tol <= 0`,
+        `max_iter < 1`, or the method is unknown.
+    """
+    if method not in MAX_ITER:
+        raise ValueError(f"method must be one of {', '.join(MAX_ITER)}, got {method!r}")
+    if not isinstance(tol, float | int) or not (0 < tol < math.inf):
+        raise ValueError(f"tol must be a positive number, got {tol!r}")
+    if max_iter is None:
+        max_iter = MAX_ITER[method]
+    elif isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}")
+    batch = read_problems(A, b)
+    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam))
+    A_, b_, lam_ = problem.A, problem.b, problem.lam
+    z = np.zeros((len(A_), A_.shape[2]))
+    iterations = np.zeros(len(A_), dtype=np.int64)
+    todo = ~zero_is_optimal(A_, b_, lam_)
+    if z0 is not None:
+        z[todo] = (read_vectors(batch, z0, "z0") / problem.unit[:, None])[todo]
+        warm = finish(A_, b_, lam_, z)
+        found = todo & (relative_gap(A_, b_, lam_, warm) <= tol)
+        z[found] = warm[found]
+        todo &= ~found
+    if todo.any():
+        some = A_[todo], b_[todo], lam_[todo]
+        z[todo], iterations[todo] = _solve(method, *some, z[todo], tol, max_iter)
+    gap = relative_gap(A_, b_, lam_, z)
+    if method == "homotopy" and not (gap <= tol).all():
+        rest = gap > tol
+        some = A_[rest], b_[rest], lam_[rest]
+        limit = min(max_iter, MAX_ITER["fista"])
+        better, more = _solve("fista", *some, z[rest], tol, limit)
+        better_gap = relative_gap(*some, better)
+        z[rest] = np.where((better_gap < gap[rest])[:, None], better, z[rest])
+        gap[rest] = np.minimum(better_gap, gap[rest])
+        iterations[rest] += more
+    converged = gap <= tol
+    if not converged.all():
+        warnings.warn(
+            f"{(~converged).sum()} of {len(gap)} problems did not converge in "
+            f"max_iter = {max_iter} iterations of {method}: the worst relative duality gap is "
+            f"{gap.max():.1e}, wanted tol = {tol:.1e}",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return LassoResult(
+        z=batch.vectors(z * problem.unit[:, None]),
+        gap=batch.scalars(gap),
+        iterations=batch.scalars(iterations),
+        converged=batch.scalars(converged),
+        method=method,
+    )
+
+
+def duality_gap(A: Tensors, b: Tensors, z: Tensors, lam: float | Tensor | Sequence[float]) -> Tensor:
+    """Duality gap of z divided by the objective P(z): an upper bound on (P(z) - P(best)) / P(z).
+
+    The dual point is the scaled residual (at `lam = 0` the projected one). The gap is 0 where
+    the objective is 0. It is not divided by 1/2 ||b||^2: where lam is tiny so is P, and such a
+    gap would certify anything.
+
+    Parameters
+    ----------
+    A, b, lam
+        As for `lasso`.
+    z : Tensor of shape (..., n), or sequence of Tensors of shape (n_i,)
+
+    Returns
+    -------
+    Tensor of shape (...)
+        In [0, 1] up to rounding; computed in float64, returned in the inputs' dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `lasso`.
+    """
+    batch = read_problems(A, b)
+    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam))
+    scaled = read_vectors(batch, z, "z") / problem.unit[:, None]
+    return batch.scalars(relative_gap(problem.A, problem.b, problem.lam, scaled))
+
+
+def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...]:
+    """The exact regularisation path of one problem: every solution for lam >= lam_min.
+
+    Parameters
+    ----------
+    A : Tensor of shape (m, n)
+    b : Tensor of shape (m,)
+    lam_min : float
+        Where the path ends.
+
+    Returns
+    -------
+    tuple of Knot
+        By falling lam: the first is at `||A'b||_inf` with z = 0, the last at `lam_min`. The
+        solution at any lam between two knots is the linear interpolation of their z; above the
+        first it is zero. Where several changes fall together, knots of equal lam follow each
+        other. If `lam_min` is above the whole path, there is only the knot `lam_min` with z = 0.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a knot's relative duality gap is above 1e-8 or the path could not be followed to its
+        end, which only extremely ill-conditioned columns should bring about.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `lasso`; also if A is a batch.
+    """
+    batch = read_problems(A, b)
+    if batch.ragged or batch.shape != ():
+        raise ValueError(f"lasso_path takes one problem, got a batch of shape {batch.shape}")
+    try:
+        lam = read_lam(batch, lam_min)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("lam", "lam_min", 1)) from None
+    problem = Problem.scaled(batch.A, batch.b, lam)
+    max_steps = MAX_ITER["homotopy"]
+    path = follow(problem.A, problem.b, problem.lam, max_steps=max_steps, record=True)
+    levels = np.array([level for level, _ in path.knots])
+    z = np.stack([z for _, z in path.knots])
+    # At lam = 0 rounding of the least-squares residual alone decides a relative gap.
+    inner = levels > 0
+    count = int(inner.sum())
+    repeated_A = np.broadcast_to(problem.A, (count, *problem.A.shape[1:]))
+    repeated_b = np.broadcast_to(problem.b, (count, problem.b.shape[1]))
+    gap = relative_gap(repeated_A, repeated_b, levels[inner], z[inner])
+    if not path.finished.all() or (gap > 1e-8).any():
+        warnings.warn(
+            f"the path of {len(levels)} knots down to lam = {levels[-1]:.1e} of {lam[0]:.1e} "
+            f"has a relative duality gap of {gap.max():.1e}, wanted 1.0e-08",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return tuple(
+        Knot(
+            lam=float(level * problem.lam_unit[0]),
+            support=tuple(np.flatnonzero(row).tolist()),
+            z=batch.vectors(row[None] * problem.unit[:, None]),
+        )
+        for level, row in zip(levels, z, strict=True)
+    )
+
+
+def _solve(
+    method: str, A: Array, b: Array, lam: Array, z: Array, tol: float, max_iter: int
+) -> tuple[Array, Array]:
+    """Solve scaled problems by one method, without judging the answer."""
+    if method == "homotopy":
+        path = follow(A, b, lam, max_steps=max_iter)
+        return path.z, path.steps
+    if method == "coordinate_descent":
+        iteration = CoordinateDescent(A, b, z)
+    else:
+        iteration = ProximalGradient(A, b, z, accelerate=method == "fista")
+    return continuation(iteration, A, b, lam, tol, max_iter)

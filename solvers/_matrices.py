@@ -1,0 +1,103 @@
+"""Random measurement matrices, and what makes one good."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._convert import read_matrices
+
+KINDS = ("gaussian", "uniform", "orthogonal")
+
+
+def measurement_matrix(
+    m: int,
+    n: int,
+    kind: str = "gaussian",
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Draw a random m x n measurement matrix.
+
+    Parameters
+    ----------
+    m, n : int
+        Rows (measurements) and columns (unknowns), each at least 1.
+    kind : {"gaussian", "uniform", "orthogonal"}
+        "gaussian": independent N(0, 1/m) entries, whose columns have unit norm on average; with
+        high probability such a matrix has the restricted isometry property (Candes and Tao,
+        "Decoding by linear programming", 2005). "uniform": independent entries on [0, 1), as
+        in the code published with ISTA-NAS; their mean makes the columns nearly parallel.
+        "orthogonal": for m <= n orthonormal rows times sqrt(n/m), whose squared column norms have
+        mean 1; for m > n orthonormal columns; the row or column space is uniformly distributed.
+    generator : torch.Generator, optional
+        Source of randomness; the matrix lives on its device. Without one torch's default is used.
+    dtype : torch.dtype
+        A floating-point type.
+
+    Returns
+    -------
+    Tensor of shape (m, n)
+
+    Raises
+    ------
+    ValueError
+        If m or n is not a positive integer, `kind` is unknown, or `dtype` not floating-point.
+    """
+    for name, value in (("m", m), ("n", n)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+    device = torch.device("cpu") if generator is None else generator.device
+    if kind == "uniform":
+        return torch.rand(m, n, generator=generator, dtype=dtype, device=device)
+    if kind == "gaussian":
+        return torch.randn(m, n, generator=generator, dtype=dtype, device=device) / math.sqrt(m)
+    tall = torch.randn(max(m, n), min(m, n), generator=generator, dtype=dtype, device=device)
+    # QR alone is not uniform: its signs follow LAPACK's convention. Multiplying by the signs of
+    # R's diagonal makes it so (Mezzadri, "How to generate random matrices ...", 2007).
+    q, r = torch.linalg.qr(tall.cpu().double())
+    q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+    matrix = q.T * math.sqrt(n / m) if m <= n else q
+    return matrix.contiguous().to(dtype).to(device)
+
+
+def mutual_coherence(A: Tensor) -> Tensor:
+    """Largest absolute cosine between two different columns.
+
+    Zero columns are ignored; with fewer than two others the coherence is 0. A vector with fewer
+    than (1 + 1/coherence)/2 non-zeros is recovered exactly from A z by l1 minimisation (Donoho
+    and Elad, 2003).
+
+    Parameters
+    ----------
+    A : Tensor of shape (..., m, n)
+
+    Returns
+    -------
+    Tensor of shape (...)
+        In [0, 1], in A's dtype and on its device.
+
+    Raises
+    ------
+    TypeError
+        If A is not a tensor.
+    ValueError
+        If A is not a matrix or a batch of them, is empty, not floating-point or not finite.
+    """
+    matrices, shape = read_matrices(A)
+    # Dividing by the largest entry first keeps tiny and huge columns from under- or overflowing.
+    peak = np.abs(matrices).max(1, keepdims=True)
+    unit = matrices / np.where(peak == 0, 1, peak)
+    norm = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit = unit / np.where(norm == 0, 1, norm)
+    cosine = np.abs(unit.transpose(0, 2, 1) @ unit)
+    diagonal = np.arange(cosine.shape[-1])
+    cosine[:, diagonal, diagonal] = 0
+    coherence = np.minimum(cosine.max((1, 2)), 1.0).reshape(shape)
+    return torch.from_numpy(coherence).to(A.dtype).to(A.device)

@@ -1,0 +1,68 @@
+"""What the solvers return: small immutable values."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LassoResult:
+    """The answer to one LASSO problem, or to a batch of them.
+
+    Attributes
+    ----------
+    z : Tensor of shape (..., n), or tuple of Tensors of shape (n_i,)
+        The minimisers; a tuple when the problems came as sequences.
+    gap : Tensor of shape (...)
+        Relative duality gap of each answer in float64, see `solvers.duality_gap`.
+    iterations : Tensor of shape (...), int64
+        Iterations spent on each problem: proximal steps, sweeps, or steps of the path.
+    converged : Tensor of shape (...), bool
+        Whether `gap <= tol`.
+    method : str
+        The method that was asked for.
+    """
+
+    z: Tensor | tuple[Tensor, ...]
+    gap: Tensor
+    iterations: Tensor
+    converged: Tensor
+    method: str
+
+
+@dataclass(frozen=True)
+class Knot:
+    """A point where the LASSO's active set changes; between two of them z is linear in lam.
+
+    Attributes
+    ----------
+    lam : float
+        The penalty at the knot.
+    support : tuple of int
+        The non-zeros of `z`, ascending. (A column that joins here is still zero here.)
+    z : Tensor of shape (n,)
+        The minimiser at `lam`.
+    """
+
+    lam: float
+    support: tuple[int, ...]
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class SparseResult:
+    """Least-squares coefficients on chosen columns.
+
+    Attributes
+    ----------
+    z : Tensor of shape (..., n), or tuple of Tensors of shape (n_i,)
+        The coefficients; zero off the support.
+    support : tuple of int, or tuple of tuples of int
+        The chosen columns, ascending; one tuple per problem (in row-major order) for a batch.
+    residual : Tensor of shape (...)
+        `||A z - b||`.
+    """
+
+    z: Tensor | tuple[Tensor, ...]
+    support: tuple[int, ...] | tuple[tuple[int, ...], ...]
+    residual: Tensor

@@ -1,0 +1,180 @@
+"""The augmentation has torchvision's outcomes, with torchvision's probabilities."""
+
+import itertools
+
+import pytest
+import torch
+import torchvision.transforms as transforms
+import torchvision.transforms.functional as TF
+from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from isnas.augmentation import Augmentation, crop, cut_out, normalise
+from isnas.errors import UserError
+from isnas.randomness import generator
+
+MEAN = torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+STD = torch.tensor([0.2, 0.25, 0.3])[:, None, None]
+# With these a normalised image is 255 times smaller than its pixels, and exact when scaled back.
+NO_MEAN, NO_STD = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+
+def random_images(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(seed, "images"))
+
+
+def pixels(x):
+    return (x * 255).round().to(torch.uint8)
+
+
+def test_normalise_is_torchvisions_bit_for_bit():
+    images = random_images(4, 3, 5, 7)
+    expected = TF.normalize(images.float().div(255), MEAN.flatten(), STD.flatten())
+    assert torch.equal(normalise(images, MEAN, STD), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+@pytest.mark.parametrize("size", [(4, 4), (5, 3)])
+def test_crop_equals_torchvision_image_by_image(padding, size):
+    height, width = size
+    places = list(itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)))
+    top, left, mirrored = (torch.tensor(each) for each in zip(*places, strict=True))
+    images = random_images(len(places), 3, *size)
+    made = crop(images, top, left, mirrored, padding=padding)
+    assert made.dtype == torch.uint8 and made.is_contiguous()
+    for image, ours, (i, j, flip) in zip(images, made, places, strict=True):
+        expected = TF.crop(TF.pad(image, padding), i, j, height, width)
+        assert torch.equal(ours, TF.hflip(expected) if flip else expected)
+
+
+def test_outcomes_are_those_of_torchvisions_random_transforms_and_equally_likely():
+    image = torch.arange(1, 17, dtype=torch.uint8).view(1, 4, 4)
+    n = 18_000
+    x = Augmentation(padding=1, flip=True)(
+        image.expand(n, 1, 4, 4), generator(0, "crop"), NO_MEAN, NO_STD
+    )
+    ours, counts = pixels(x).flatten(1).unique(dim=0, return_counts=True)
+    torch.manual_seed(0)
+    reference = transforms.Compose(
+        [transforms.RandomCrop(4, padding=1), transforms.RandomHorizontalFlip()]
+    )
+    theirs = torch.stack([reference(image).flatten() for _ in range(600)]).unique(dim=0)
+    assert len(ours) == 18  # 3 x 3 places, mirrored or not
+    assert torch.equal(ours, theirs)
+    assert chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_images_of_a_batch_are_varied_independently():
+    image = torch.arange(1, 17, dtype=torch.uint8).view(1, 4, 4)
+    x = Augmentation(padding=1, flip=True)(
+        image.expand(36_000, 1, 4, 4), generator(1, "crop"), NO_MEAN, NO_STD
+    )
+    _, outcome = pixels(x).flatten(1).unique(dim=0, return_inverse=True)
+    pairs = outcome[0::2] * 18 + outcome[1::2]
+    assert chisquare(torch.bincount(pairs, minlength=18 * 18).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 6, 20])
+def test_cut_out_equals_its_definition_at_every_centre(side):
+    height, width = 6, 5
+    centres = list(itertools.product(range(height), range(width)))
+    rows, columns = (torch.tensor(each) for each in zip(*centres, strict=True))
+    x = torch.ones(len(centres), 2, height, width)
+    made = cut_out(x, rows, columns, side=side)
+    for ours, (row, column) in zip(made, centres, strict=True):
+        expected = torch.ones(2, height, width)
+        for i in range(row - side // 2, row - side // 2 + side):
+            for j in range(column - side // 2, column - side // 2 + side):
+                if 0 <= i < height and 0 <= j < width:
+                    expected[:, i, j] = 0
+        assert torch.equal(ours, expected)
+    assert (x == 1).all()
+
+
+def test_cut_out_centres_are_uniform_over_the_image():
+    height, width, side, n = 6, 5, 3, 30_000
+    images = torch.full((n, 1, height, width), 255, dtype=torch.uint8)
+    x = Augmentation(cutout=side)(images, generator(0, "cut"), NO_MEAN, NO_STD)
+    shapes, counts = x.flatten(1).unique(dim=0, return_counts=True)
+    assert len(shapes) == height * width  # at this size each centre leaves another picture
+    assert chisquare(counts.numpy()).pvalue > 1e-3
+    # Clipped at the border: an axis of length L shows 2, 3, ..., 3, 2 of the square's 3 pixels.
+    mean_area = (3 - 2 / height) * (3 - 2 / width)
+    assert (x == 0).sum().item() / n == pytest.approx(mean_area, rel=0.01)
+
+
+def test_cut_out_is_zero_after_normalisation_and_the_padding_is_black_before():
+    black = normalise(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), MEAN, STD)[0, :, 0, 0]
+    images = torch.full((200, 3, 8, 8), 255, dtype=torch.uint8)
+    padded = Augmentation(padding=1)(images, generator(0, "a"), MEAN, STD)
+    white = normalise(images[:1], MEAN, STD)[0, :, 0, 0]
+    colours = padded.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
+    assert torch.equal(colours, torch.stack([black, white]))
+    cut = Augmentation(cutout=4)(images, generator(0, "a"), MEAN, STD)
+    colours = cut.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
+    assert torch.equal(colours, torch.stack([torch.zeros(3), white]))
+
+
+def test_nothing_to_do_only_normalises():
+    images = random_images(3, 3, 4, 4)
+    x = Augmentation()(images, generator(0, "a"), MEAN, STD)
+    assert torch.equal(x, normalise(images, MEAN, STD))
+
+
+def test_depends_on_its_generator_only_and_leaves_the_images_alone():
+    images = random_images(16, 3, 8, 8)
+    before = images.clone()
+    vary = Augmentation(padding=2, flip=True, cutout=4)
+    first = vary(images, generator(3, "a"), MEAN, STD)
+    torch.rand(7)
+    assert torch.equal(first, vary(images, generator(3, "a"), MEAN, STD))
+    assert not torch.equal(first, vary(images, generator(4, "a"), MEAN, STD))
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("name", ["padding", "cutout"])
+def test_negative_lengths_are_refused(name):
+    with pytest.raises(UserError, match=f"{name} must be 0 or more pixels, got -1"):
+        Augmentation(**{name: -1})
+
+
+class RecordedOperations(TorchDispatchMode):
+    """Lists the names of the operations run, and those that got a mask as an index."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+        self.masked = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.names.add(name)
+        if name.startswith("index") and any(
+            isinstance(each, torch.Tensor) and each.dtype in (torch.bool, torch.uint8)
+            for each in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        ):
+            self.masked.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_operation_reads_a_value_back():
+    images, drawn = random_images(8, 3, 8, 8), generator(0, "a")
+    with RecordedOperations() as recorded:
+        Augmentation(padding=1, flip=True, cutout=4)(images, drawn, MEAN, STD)
+    assert "gather" in recorded.names and not recorded.masked
+    reading = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "equal"}
+    assert not recorded.names & reading
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_synchronisation_on_cuda():
+    images = random_images(8, 3, 8, 8).cuda()
+    mean, std = MEAN.cuda(), STD.cuda()
+    drawn = generator(0, "a", device=images.device)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        x = Augmentation(padding=1, flip=True, cutout=4)(images, drawn, mean, std)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert x.isfinite().all()
