@@ -27,7 +27,8 @@ from .progress import Progress
 from .randomness import generator
 from .run import Run, versions
 from .space import DARTS_SPACE
-from .training import FromScratch, resolve_device, score
+from .sparse_code import SparseCodeOptions
+from .training import Training, network_options, resolve_device, score
 from .two_stage import TwoStageSearch
 
 SPACE = DARTS_SPACE
@@ -97,9 +98,60 @@ def evaluate(
 ) -> RunResult:
     """Train the discrete network of a genotype from scratch and test it; see `search`."""
     genotype.check(SPACE)
-    return _start(
-        "evaluate", options or EvaluateOptions(), out, progress, genotype=genotype.to_json()
+    options = options or EvaluateOptions()
+    return _start("evaluate", options, out, progress, genotype=genotype.to_json())
+
+
+def train_further(
+    path: str | Path,
+    options: EvaluateOptions,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train a saved network further and test it; its shape is its own, whatever the options say. See `search`."""
+    network = load_network(path)
+    options = dataclasses.replace(
+        options, **{name: getattr(network.options, name) for name in ("channels", "cells", "stem")}
     )
+    if options.auxiliary_weight > 0 and not network.options.auxiliary:
+        raise UserError(f"auxiliary_weight: the network in {path} has no auxiliary head")
+    extra = {"genotype": genotype_of(network).to_json(), "network": str(Path(path).resolve())}
+    return _start("evaluate", options, out, progress, **extra)
+
+
+def test_saved(
+    path: str | Path, options: EvaluateOptions | None = None, progress: Progress | None = None
+) -> dict[str, float]:
+    """Test a saved network on the test images of ``options.data``, normalised as its training images were.
+
+    Returns
+    -------
+    dict
+        ``test_accuracy`` (0 to 1), ``test_loss``, ``images``, ``parameters``, ``multiply_adds``.
+
+    Raises
+    ------
+    UserError
+        When a file is missing or damaged, or the images have other classes or channels than the network.
+    """
+    options = options or EvaluateOptions()
+    network, data = load_network(path), saved_data(path)
+    device = resolve_device(options.device)
+    dataset = _load(options)
+    _check_fits(network, dataset)
+    if data.get("classes", list(dataset.classes)) != list(dataset.classes):
+        raise UserError(f"the network in {path} was trained on other classes than {dataset.name}'s")
+    if "mean" in data:
+        dataset = dataclasses.replace(dataset, mean=tuple(data["mean"]), std=tuple(data["std"]))
+    (progress or Progress(quiet=True)).say(
+        f"{dataset.name}: {len(dataset.test_labels)} test images; device {device}"
+    )
+    batches = _test_batches(dataset.to(device), options, device)
+    return {
+        **score(network.to(device), batches),
+        "images": len(dataset.test_labels),
+        **_sizes(network, dataset),
+    }
 
 
 def resume(
@@ -183,8 +235,12 @@ def _start(
     **extra: Any,
 ) -> RunResult:
     resolve_device(options.device)
+    if isinstance(options, SparseCodeOptions):
+        for name in ("m", "s"):
+            options.per_node(name, SPACE)
     dataset = _load(options)
-    run = Run.create(out, command, options, {"data": _describe(dataset), **extra})
+    described = _describe(dataset, options.data)
+    run = Run.create(out, command, options, {"data": described, **extra})
     progress = progress or Progress(quiet=True)
     progress.say(f"writing to {run.directory}")
     return _go_on(run, options, None, progress, dataset)
@@ -199,10 +255,10 @@ def _load(options: RunOptions) -> Dataset:
     )
 
 
-def _describe(dataset: Dataset) -> dict[str, Any]:
+def _describe(dataset: Dataset, source: str) -> dict[str, Any]:
     """Return what a network needs to know of its data, and what a resumed run must find again."""
     return {
-        "name": dataset.name,
+        "source": source,
         "train": len(dataset.train_labels),
         "test": len(dataset.test_labels),
         "size": list(dataset.size),
@@ -221,7 +277,7 @@ def _go_on(
 ) -> RunResult:
     device = resolve_device(options.device)
     dataset = dataset or _load(options)
-    if (now := _describe(dataset)) != run.config.get("data"):
+    if (now := _describe(dataset, options.data)) != run.config.get("data"):
         different = [name for name in now if now[name] != run.config.get("data", {}).get(name)]
         raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
     dataset = dataset.to(device)
@@ -286,7 +342,7 @@ def _search_parts(
         return {"genotype": str(genotype_of(stage.network)), **tested}
 
     def from_scratch(genotype: Genotype) -> Stage:
-        return FromScratch(genotype, recipe, dataset, device)
+        return Training(_from_scratch(genotype, recipe, dataset), recipe, dataset, device)
 
     parts = [Part("search", lambda results: TwoStageSearch(options, dataset, device, SPACE), found)]
     if options.evaluation_epochs:
@@ -333,14 +389,35 @@ def _evaluate_parts(
     genotype = Genotype.from_json(run.config["genotype"])
     _write_genotype(run, genotype)
 
+    def begin(results: dict[str, Any]) -> Stage:
+        if "network" not in run.config:
+            network = _from_scratch(genotype, options, dataset)
+        else:
+            network = load_network(run.config["network"])
+            _check_fits(network, dataset)
+        return Training(network, options, dataset, device)
+
     def finish(stage: Stage) -> dict[str, Any]:
         save_network(stage.network, run.directory / "network.pt", run.config["data"])
         tested = score(stage.network, _test_batches(dataset, options, device))
         return {"genotype": str(genotype), **_sizes(stage.network, dataset), **tested}
 
-    return [
-        Part("evaluate", lambda results: FromScratch(genotype, options, dataset, device), finish)
-    ]
+    return [Part("evaluate", begin, finish)]
+
+
+def _from_scratch(genotype: Genotype, options: EvaluateOptions, dataset: Dataset) -> Network:
+    shape = network_options(options, dataset)
+    return build_network(genotype, **dataclasses.asdict(shape), space=SPACE, seed=options.seed)
+
+
+def _check_fits(network: Network, dataset: Dataset) -> None:
+    wanted = (network.options.in_channels, network.options.classes)
+    given = (dataset.channels, len(dataset.classes))
+    if wanted != given:
+        raise UserError(
+            f"the network is for images of {wanted[0]} channels and {wanted[1]} classes; "
+            f"{dataset.name} has {given[0]} channels and {given[1]} classes"
+        )
 
 
 @torch.no_grad()
@@ -383,6 +460,12 @@ def save_network(network: Network, path: str | Path, data: dict[str, Any] | None
     cpu = copy.deepcopy(network).cpu()
     write_tensors(path, cpu.state_dict())
     write_json(Path(path).with_suffix(".json"), description)
+
+
+def saved_data(path: str | Path) -> dict[str, Any]:
+    """Return the facts on its data that `save_network` wrote beside a network; {} where there are none."""
+    data = read_json(Path(path).with_suffix(".json"))
+    return (data.get("data") if isinstance(data, dict) else None) or {}
 
 
 def load_network(path: str | Path) -> Network:

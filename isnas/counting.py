@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import torch
 from torch import nn
@@ -39,14 +40,5 @@ def genotype_parameters(
 ) -> int:
     """Return the parameters of a genotype's discrete network, without building its weights."""
     with torch.device("meta"):
-        network = build_network(
-            genotype,
-            options.channels,
-            options.cells,
-            options.classes,
-            in_channels=options.in_channels,
-            stem=options.stem,
-            closing_norm=options.closing_norm,
-            space=space,
-        )
+        network = build_network(genotype, **dataclasses.asdict(options), space=space)
     return count_parameters(network)

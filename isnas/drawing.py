@@ -73,11 +73,12 @@ _TITLE_FONT = 9.0
 _PORT = 6.0  # between the lines that enter a box
 _BOX_GAP = 5.0  # between neighbours in a layer
 _LANE_GAP = 7.0  # between passing lines
+_BALANCE = 8.0  # a line longer than this pulls an operation less than its node does
 _STRETCHED_GAP = 46.0  # the widest gap between layers
 _HEAD = 5.0
 _LINE = 1.0
 _THINNEST, _THICKEST = 0.5, 2.8  # heads of neighbours must not touch
-_MARGIN = 3.0
+_MARGIN = 2.0
 _TITLE_BAND = 17.0
 _BETWEEN_CELLS = 14.0
 
@@ -110,11 +111,13 @@ class _Link:
     end: _Thing
     key: tuple[int, Edge] | None = None
     """The node and operation whose result the line carries; none for states."""
+    port: float = 0.0
+    """Where the line enters its end, from the middle."""
 
     @property
     def rise(self) -> float:
         """How far the line moves across the flow."""
-        return self.end.centre - self.start.centre
+        return self.end.centre + self.port - self.start.centre
 
 
 class _Point(NamedTuple):
@@ -206,7 +209,7 @@ def draw_cells(
     asked = [72 * width] if width is not None else [72 * COLUMN_WIDTH, 72 * PAGE_WIDTH]
     full = next((each for each in asked if each >= full - 1e-6), full)
 
-    heights = [_TITLE_BAND + max(d.height for _, d in row) for row in rows]
+    heights = [_TITLE_BAND + max(d.easy_size[1] for _, d in row) for row in rows]
     band = _TITLE_BAND if title else 0.0
     total = band + sum(heights) + _BETWEEN_CELLS * (len(rows) - 1) + 2 * _MARGIN
     figure = Figure(figsize=(full / 72, total / 72))
@@ -301,24 +304,18 @@ def _format(path: str | FilePath) -> str:
 
 def _rows(genotype: Genotype, room: float | None) -> list[list[tuple[str, _Diagram]]]:
     """Choose flows, and whether cells stand side by side, for the width (in points) that there is."""
-    right = [(kind, _Diagram.of(cell, "right")) for kind, cell in genotype.cells]
-    widest = max(diagram.width for _, diagram in right)
-    side_by_side = sum(d.width for _, d in right) + _BETWEEN_CELLS * (len(right) - 1)
-    column, page = (72 * each - 2 * _MARGIN for each in (COLUMN_WIDTH, PAGE_WIDTH))
+    cells = [(kind, _Diagram.of(cell, "right")) for kind, cell in genotype.cells]
     if room is None:
-        room = column if widest <= column else page
-    if side_by_side <= room:
-        return [right]
-    if widest <= room:
-        return [[each] for each in right]
-    mixed = []
-    for kind, diagram in right:
-        down = _Diagram.of(genotype[kind], "down")
-        fits = diagram.width <= room or diagram.width <= down.width
-        mixed.append((kind, diagram if fits else down))
-    if sum(d.width for _, d in mixed) + _BETWEEN_CELLS * (len(mixed) - 1) <= room:
-        return [mixed]
-    return [[each] for each in mixed]
+        column, page = (72 * each - 2 * _MARGIN for each in (COLUMN_WIDTH, PAGE_WIDTH))
+        room = column if all(d.easy_size[0] <= column for _, d in cells) else page
+    for index, (kind, diagram) in enumerate(cells):
+        if diagram.width > room:
+            down = _Diagram.of(genotype[kind], "down")
+            if down.width < diagram.width:
+                cells[index] = (kind, down)
+    if sum(d.easy_size[0] for _, d in cells) + _BETWEEN_CELLS * (len(cells) - 1) <= room:
+        return [cells]
+    return [[each] for each in cells]
 
 
 @dataclass(eq=False)
@@ -360,6 +357,11 @@ class _Diagram:
     @property
     def gaps(self) -> list[float]:
         """The smallest gaps after each layer but the last: wider where lines have to climb."""
+        return [7.5 + min(6.0, 0.07 * rise) for rise in self.rises]
+
+    @property
+    def easy_gaps(self) -> list[float]:
+        """Gaps in which lines are easy to follow."""
         # downwards there is room, and there are long ways across
         least, slope, most = (11.0, 0.12, 12.0) if self.flow == "right" else (13.0, 0.2, 20.0)
         return [least + min(most, slope * rise) for rise in self.rises]
@@ -378,6 +380,11 @@ class _Diagram:
         return sum(layer[0].along for layer in self.layers) + sum(self.gaps)
 
     @property
+    def easy_length(self) -> float:
+        """The extent in the direction of flow with easy gaps."""
+        return self.length + sum(self.easy_gaps) - sum(self.gaps)
+
+    @property
     def width(self) -> float:
         """The smallest width."""
         return self.length if self.flow == "right" else self.breadth
@@ -386,6 +393,12 @@ class _Diagram:
     def height(self) -> float:
         """The smallest height."""
         return self.breadth if self.flow == "right" else self.length
+
+    @property
+    def easy_size(self) -> tuple[float, float]:
+        """Width and height with easy gaps."""
+        size = (self.easy_length, self.breadth)
+        return size if self.flow == "right" else size[::-1]
 
     def spread(self, length: float) -> list[float]:
         """Return where each layer begins when the gaps are widened to fill a length as far as that looks well."""
@@ -494,11 +507,11 @@ def _text_width(text: str, size: float, math_text: bool) -> float:
 def _size(thing: _Thing, flow: Flow) -> tuple[float, float]:
     """Return a box's extents along and across the flow, without the room for entering lines."""
     if thing.role == "operation":
-        size = (_text_width(thing.label, _OPERATION_FONT, False) + 7.0, 12.5)
+        size = (_text_width(thing.label, _OPERATION_FONT, False) + 5.5, 12.5)
     elif thing.role == "node":
         size = (max(16.0, _text_width(thing.label, _NODE_FONT, False) + 8.0), 16.0)
     else:
-        size = (_text_width(thing.label, _STATE_FONT, True) + 9.0, 18.0)
+        size = (_text_width(thing.label, _STATE_FONT, True) + 6.5, 18.0)
     return size if flow == "right" else (size[1], size[0])
 
 
@@ -515,6 +528,7 @@ def _arrange(layers: list[list[_Thing]]) -> None:
         layers[index] = [thing for thing, _ in layer]
         for thing, centre in layer:
             thing.centre = centre
+    _assign_ports(layers)
 
 
 def _orders(layers: list[list[_Thing]]) -> list[tuple[float, list[list[_Thing]]]]:
@@ -615,9 +629,10 @@ def _settle(layers: list[list[_Thing]]) -> float:
         offsets.append(steps)
         for thing, step in zip(layer, steps, strict=True):
             thing.centre = step - steps[-1] / 2
+    _assign_ports(layers)
     pulls = {
-        thing: [(link.start, _stiffness(link)) for link in thing.before]
-        + [(link.end, _stiffness(link)) for link in thing.after]
+        thing: [(link, link.start, -link.port) for link in thing.before]
+        + [(link, link.end, link.port) for link in thing.after]
         for layer in layers
         for thing in layer
     }
@@ -628,9 +643,13 @@ def _settle(layers: list[list[_Thing]]) -> float:
                 wanted, weights = [], []
                 for thing, step in zip(layer, steps, strict=True):
                     pull, weight = 1e-3 * thing.centre, 1e-3
-                    for other, stiffness in pulls[thing]:
-                        own = stiffness / (abs(other.centre - thing.centre) + slack)
-                        pull += own * other.centre
+                    for link, other, port in pulls[thing]:
+                        straight = other.centre + port
+                        # squares keep a node in the middle of its operations
+                        short = link.role == "operation"
+                        distance = _BALANCE if short else abs(straight - thing.centre) + slack
+                        own = _stiffness(link) / distance
+                        pull += own * straight
                         weight += own
                     wanted.append(pull / weight - step)
                     weights.append(weight)
@@ -641,6 +660,15 @@ def _settle(layers: list[list[_Thing]]) -> float:
     for _ in range(3):
         _straighten(layers)
     return sum(abs(link.rise) * _stiffness(link) for each in pulls for link in each.after)
+
+
+def _assign_ports(layers: list[list[_Thing]]) -> None:
+    """Let lines enter their ends in the order of where they come from."""
+    rank = {thing: index for layer in layers for index, thing in enumerate(layer)}
+    for thing in rank:
+        entering = sorted(thing.before, key=lambda link: rank[link.start])
+        for index, link in enumerate(entering):
+            link.port = _PORT * (index - (len(entering) - 1) / 2)
 
 
 def _straighten(layers: list[list[_Thing]]) -> None:
@@ -658,12 +686,23 @@ def _straighten(layers: list[list[_Thing]]) -> None:
 
     def move(block: list[_Thing], low: float, high: float, furthest: float = math.inf) -> None:
         """Move things to one line, where the lines to other things are shortest."""
-        ends = [link.start for thing in block for link in thing.before if link.start not in block]
-        ends += [link.end for thing in block for link in thing.after if link.end not in block]
-        if not ends:
+        straight = sorted(
+            [
+                link.start.centre - link.port
+                for thing in block
+                for link in thing.before
+                if link.role != "operation" and link.start not in block
+            ]
+            + [
+                link.end.centre + link.port
+                for thing in block
+                for link in thing.after
+                if link.role != "operation" and link.end not in block
+            ]
+        )
+        if not straight:
             return
-        centres = sorted(end.centre for end in ends)
-        lower, upper = centres[(len(ends) - 1) // 2], centres[len(ends) // 2]
+        lower, upper = straight[(len(straight) - 1) // 2], straight[len(straight) // 2]
         target = min(max(block[0].centre, lower), upper)  # any point between is as good
         target = min(max(target, low), high)
         if abs(target - block[0].centre) <= furthest:
@@ -742,7 +781,7 @@ def _paint(
     ax.set_xlim((wide - width / scale) / 2, (wide + width / scale) / 2)
     ax.set_ylim(-(high + height / scale) / 2, -(high - height / scale) / 2)
     if title:
-        ax.set_title(title, family=_FONT, size=_TITLE_FONT * min(1.0, scale), color=_INK, pad=5.0)
+        ax.set_title(title, family=_FONT, size=_TITLE_FONT, color=_INK, pad=5.0)
 
     def point(along: float, across: float) -> _Point:
         return _Point(along, -across) if right else _Point(across, -along)
@@ -770,7 +809,7 @@ def _paint_box(thing: _Thing, ax: Axes, corner: _Point, opposite: _Point, scale:
     else:
         fill = "white"
     (x0, x1), (y0, y1) = sorted((corner.x, opposite.x)), sorted((corner.y, opposite.y))
-    ax.add_patch(
+    ax.add_artist(
         FancyBboxPatch(
             (x0, y0),
             x1 - x0,
@@ -810,7 +849,6 @@ def _paint_links(
     coefficients: CellCoefficients | None,
     largest: float,
 ) -> None:
-    ports = _ports(diagram)
     # lines that begin together are one group; those of which all only go to the output lie lowest
     levels = ("output", "state", "operation")
     groups = [
@@ -822,7 +860,7 @@ def _paint_links(
         lines = []
         for link in group:
             start, end = begins[link.start.layer] + link.start.along, begins[link.end.layer]
-            low, high = link.start.centre, link.end.centre + ports[link]
+            low, high = link.start.centre, link.end.centre + link.port
             width, dashed = _stroke(link, coefficients, largest)
             colour = _line_colour(link)
             headed = link.end.role in ("node", "output")
@@ -837,7 +875,7 @@ def _paint_links(
             if headed:
                 half = 1.5 + 0.5 * width
                 tip = [(end - _HEAD, high - half), (end - 0.3, high), (end - _HEAD, high + half)]
-                ax.add_patch(
+                ax.add_artist(
                     Polygon(
                         [point(*each) for each in tip],
                         color=colour,
@@ -864,7 +902,7 @@ def _paint_line(
     dashed: bool = False,
     cap: Literal["butt", "projecting"] = "butt",
 ) -> None:
-    ax.add_patch(
+    ax.add_artist(
         PathPatch(
             path,
             fill=False,
@@ -900,16 +938,6 @@ def _stroke(
         )
     share = abs(value) / largest if largest else 0.0
     return _THINNEST + share * (_THICKEST - _THINNEST), value < 0
-
-
-def _ports(diagram: _Diagram) -> dict[_Link, float]:
-    """Return how far from the middle of its end each line enters: in the order of where they come from."""
-    ports = {}
-    for thing in (thing for layer in diagram.layers for thing in layer):
-        entering = sorted(thing.before, key=lambda link: link.start.centre)
-        for index, link in enumerate(entering):
-            ports[link] = _PORT * (index - (len(entering) - 1) / 2)
-    return ports
 
 
 def _tint(colour: str) -> str:

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,17 @@ FLUSH_STEPS = 20
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has written a checkpoint."""
+    """The run was asked to stop, and has written a checkpoint.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory, to resume.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"interrupted; the run in {directory} can be resumed")
+        self.directory = directory
 
 
 class Stage(ABC):
@@ -236,7 +247,7 @@ def _drive(
                 flush()
                 save()
             if stop.requested and stage.step < stage.steps:
-                raise Interrupted
+                raise Interrupted(run.directory)
         flush()
         means = {metric: value / stage.steps for metric, value in sums.items()}
         metrics = {"part": name, "epoch": stage.epoch, **means, **stage.end_epoch(run)}
@@ -254,7 +265,7 @@ def _drive(
         progress.epoch(stage.describe(metrics), done(), total())
         save()
         if stop.requested:
-            raise Interrupted
+            raise Interrupted(run.directory)
 
 
 def _write_steps(

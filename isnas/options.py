@@ -69,8 +69,8 @@ class RunOptions:
     device: str = "auto"
     channels: int = 8
     cells: int = 5
-    batch_size: int = 64
-    epochs: int = 15
+    batch_size: int = 32
+    epochs: int = 12
     learning_rate: float = 0.05
     min_learning_rate: float = 0.0
     momentum: float = 0.9
@@ -79,8 +79,6 @@ class RunOptions:
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self, SparseCodeOptions):
-            SparseCodeOptions.__post_init__(self)
         _check_ranges(self)
 
     @classmethod
@@ -120,7 +118,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class SearchOptions(RunOptions, SparseCodeOptions):
+class SearchOptions(SparseCodeOptions, RunOptions):
     """Options of the two-stage search; `epochs`, `channels`, ... are the search network's.
 
     Parameters
@@ -129,7 +127,7 @@ class SearchOptions(RunOptions, SparseCodeOptions):
         Of the codes b (Adam).
     code_weight_decay : float
         Of the codes b.
-    evaluation_preset : str
+    evaluation_preset : {"quick", "paper"}
         Recipe of training the found network from scratch at the end: a preset of `isnas evaluate`.
     evaluation_epochs : int
         Epochs to train the found network from scratch at the end; 0: do not.
@@ -151,6 +149,7 @@ class SearchOptions(RunOptions, SparseCodeOptions):
             "epochs": 50,
             "learning_rate": 0.1,
             "matrix": "uniform",
+            "code_learning_rate": 6e-4,
             "evaluation_preset": "paper",
             "evaluation_epochs": 600,
             "evaluation_channels": 36,
@@ -160,9 +159,9 @@ class SearchOptions(RunOptions, SparseCodeOptions):
     }
 
     min_learning_rate: float = 0.001
-    code_learning_rate: float = 6e-4
+    code_learning_rate: float = 3e-3
     code_weight_decay: float = 1e-3
-    evaluation_preset: str = "quick"
+    evaluation_preset: Literal["quick", "paper"] = "quick"
     evaluation_epochs: int = 10
     evaluation_channels: int | None = None
     evaluation_cells: int | None = None
@@ -206,7 +205,7 @@ class EvaluateOptions(RunOptions):
 
 
 @dataclass(frozen=True)
-class TrainOptions(EvaluateOptions, SparseCodeOptions):
+class TrainOptions(SparseCodeOptions, EvaluateOptions):
     """Options of one-stage training: search inside the target network, then its normal schedule of `epochs`.
 
     Parameters
@@ -230,12 +229,13 @@ class TrainOptions(EvaluateOptions, SparseCodeOptions):
         "paper": {
             **EvaluateOptions.presets["paper"],
             "matrix": "uniform",
+            "code_learning_rate": 6e-4,
             "search_epochs": 200,
             "size_limit": 3_700_000,
         },
     }
 
-    code_learning_rate: float = 6e-4
+    code_learning_rate: float = 3e-3
     code_weight_decay: float = 1e-3
     search_epochs: int = 10
     freeze_threshold: float = 1e-3

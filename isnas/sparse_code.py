@@ -92,6 +92,9 @@ class SparseCodeOptions:
                     f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}"
                 )
 
+        if hasattr(super(), "__post_init__"):  # in the options of a command
+            super().__post_init__()
+
     def per_node(self, name: Literal["m", "s"], space: Space) -> tuple[int, ...]:
         """Return `m` or `s` for every node of a cell."""
         value = getattr(self, name)
@@ -233,8 +236,7 @@ class SparseCode(nn.Module):
                 with torch.no_grad():
                     self.b[i].copy_(self.A[i] @ self.z[i])
         self._assemble()
-        running = (self._rows.cpu() @ torch.cat(self._host_b()) - self._offset.cpu()).double()
-        coefficients = running.detach().split([len(support) for support in self.support])
+        coefficients = self._host_coefficients()
         recovered = []
         for i, (kind, node) in enumerate(self.nodes):
             z, gap, iterations = found.get(i, (self.z[i], float("nan"), 0))
@@ -303,20 +305,25 @@ class SparseCode(nn.Module):
 
     def coefficients(self) -> dict[str, Coefficients]:
         """Return c(b) of the active places, differentiable in b, for `Network.forward`."""
-        values = self._rows @ torch.cat(list(self.b)) - self._offset
-        split = values.split([len(places) for places in self.places.values()])
+        split = self._values().split([len(places) for places in self.places.values()])
         return {
             kind: Coefficients(part, places)
             for (kind, places), part in zip(self.places.items(), split, strict=True)
         }
 
+    def _values(self) -> Tensor:
+        return self._rows @ torch.cat(list(self.b)) - self._offset
+
+    @torch.no_grad()
+    def _host_coefficients(self) -> list[Tensor]:
+        """Return the coefficients of every node on the CPU in float64, by one transfer."""
+        values = self._values().cpu().double()
+        return list(values.split([len(support) for support in self.support]))
+
     def freeze(self, index: int) -> None:
         """Fix the coefficients of node `nodes[index]` at their present values for good."""
         if not self.frozen[index]:
-            with torch.no_grad():
-                values = self._rows @ torch.cat(list(self.b)) - self._offset
-            lengths = [len(support) for support in self.support]
-            self._fixed[index] = values.cpu().double().split(lengths)[index]
+            self._fixed[index] = self._host_coefficients()[index]
             self.frozen[index] = True
             self.b[index].requires_grad_(False)
             self.b[index].grad = None

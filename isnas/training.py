@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
-from .genotype import Genotype
-from .network import Coefficients, Network, NetworkOptions, build_network
+from .network import Coefficients, Network, NetworkOptions
+from .operations import ClosingNorm
 from .options import EvaluateOptions, RunOptions
 from .randomness import seed_of
 from .sparse_code import SparseCodeOptions
@@ -140,7 +140,7 @@ def score(network: Network, batches: Batches) -> dict[str, float]:
 
 
 def network_options(
-    options: EvaluateOptions, dataset: Dataset, closing_norm: str = "none"
+    options: EvaluateOptions, dataset: Dataset, closing_norm: ClosingNorm = "none"
 ) -> NetworkOptions:
     """Return the shape of the network that `options` train on `dataset`."""
     return NetworkOptions(
@@ -154,28 +154,18 @@ def network_options(
     )
 
 
-class FromScratch(Stage):
-    """Training of a genotype's discrete network from scratch."""
+class Training(Stage):
+    """Training of a discrete network."""
 
-    title = "training from scratch"
+    title = "training"
 
     def __init__(
-        self, genotype: Genotype, options: EvaluateOptions, dataset: Dataset, device: torch.device
+        self, network: Network, options: EvaluateOptions, dataset: Dataset, device: torch.device
     ) -> None:
         super().__init__()
         self.options = options
         self.device = device
-        shape = network_options(options, dataset)
-        self.network = build_network(
-            genotype,
-            shape.channels,
-            shape.cells,
-            shape.classes,
-            in_channels=shape.in_channels,
-            stem=shape.stem,
-            auxiliary=shape.auxiliary,
-            seed=options.seed,
-        ).to(device)
+        self.network = network.to(device).train()
         self.weights = Weights(self.network, options)
         self.train_batches = Batches(
             dataset,

@@ -14,9 +14,12 @@ from ._active_set import finish
 from ._convert import Array
 from ._problem import correlations, relative_gap, residual
 
-RATIO = 0.5  # of one stage's lam to the last one's; measured best of 0.8, 0.5, 0.3, 0.1
+# Measured on the method's problems (Gaussian and uniform, ||b|| of 1e-3 and 1): a ratio of 0.25
+# takes a third fewer FISTA iterations than 0.5; stages left at a gap of 1e-2 leave one problem in
+# 200 stuck on a wrong support, tighter ones than 1e-3 gain nothing.
+RATIO = 0.25  # of one stage's lam to the last one's
+STAGE_GAP = 1e-3  # relative gap that ends a stage before the last
 CHECK = 20  # iterations between two looks at the gap, which costs about as much as ten of them
-STAGE_GAP = 1e-2  # a stage is only a warm start: a relative gap of one per cent will do
 FLOOR = 1e-10  # below this fraction of the first lam, the next stage is lam itself
 
 

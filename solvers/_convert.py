@@ -59,7 +59,7 @@ class Batch:
         return values[0] if self.shape == () else tuple(values)
 
     def _send(self, values: Array) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        tensor = torch.from_numpy(np.array(values))
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)  # before the move: not every device knows float64
         return tensor.to(self.device)
@@ -83,8 +83,7 @@ def read_problems(A: Tensors, b: Tensors) -> Batch:
     if b.ndim < 1 or b.shape[-1] != A.shape[-2]:
         expected = f"(..., {A.shape[-2]})"
         raise ValueError(
-            f"b must have shape {expected} to fit A of shape {tuple(A.shape)}, "
-            f"got {tuple(b.shape)}"
+            f"b must have shape {expected} to fit A of shape {tuple(A.shape)}, got {tuple(b.shape)}"
         )
     try:
         shape = torch.broadcast_shapes(A.shape[:-2], b.shape[:-1])
@@ -143,11 +142,12 @@ def read_lam(batch: Batch, lam: float | Tensor | Sequence[float]) -> Array:
         values = lam.detach().cpu().to(torch.float64).numpy()
     else:
         try:
-            values = np.asarray(lam, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"lam must be a number or a tensor, got {type(lam).__name__}"
-            ) from None
+            values = np.asarray(lam)
+        except ValueError:  # nested sequences of uneven length
+            values = np.asarray(None)
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"lam must be a number or a tensor, got {type(lam).__name__}")
+        values = values.astype(np.float64)
     try:
         values = np.broadcast_to(values, batch.shape)
     except ValueError:

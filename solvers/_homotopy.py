@@ -77,14 +77,15 @@ def follow(
         Keep the knots of the first problem.
     """
     p, m, n = A.shape
+    norm_b = np.sqrt((b * b).sum(1, keepdims=True))
     if m > n:  # b's part outside the range of A plays no role on the path
         q, A = np.linalg.qr(A)
         b = correlations(q, b)
         m = n
     slots = min(m, n)
     weight = _weights(n)
-    norm_b = np.sqrt((b * b).sum(1, keepdims=True))
     rounding = ROUNDING * norm_b * np.sqrt((A * A).sum(1))
+    floor = rounding.max(1)  # events below are rounding too: the path is at its end
     path = Path(
         z=np.zeros((p, n)),
         steps=np.zeros(p, dtype=np.int64),
@@ -123,6 +124,7 @@ def follow(
         z0, z1 = solution[:, m:, 0], solution[:, m:, 1]
         leaves = (z0 * right[:, m:, 1] < 0) & (z1 != 0)
         np.divide(np.abs(z0), np.abs(z1), out=events[:, n:], where=leaves)
+        events[events < floor[:, None]] = 0
         event = events.argmax(1)
         level = np.minimum(events[here, event], level)
 
@@ -151,7 +153,7 @@ def follow(
                 break
             system, right, column, outside = system[keep], right[keep], column[keep], outside[keep]
             level, target, problem, rows = level[keep], target[keep], problem[keep], rows[keep]
-            rounding, event, side = rounding[keep], event[keep], side[keep]
+            rounding, floor, event, side = rounding[keep], floor[keep], event[keep], side[keep]
             here = np.arange(len(problem))
 
         joining = event < n

@@ -39,9 +39,7 @@ def sparsest(A: Tensors, b: Tensors, s: int) -> SparseResult:
     batch = read_problems(A, b)
     check_size(batch, s)
     problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)))
-    path = follow(
-        problem.A, problem.b, problem.lam, max_steps=MAX_ITER["homotopy"], size=s
-    )
+    path = follow(problem.A, problem.b, problem.lam, max_steps=MAX_ITER["homotopy"], size=s)
     z = solve_on_support(problem.A, problem.b, problem.lam, path.largest)
     supports = [tuple(np.flatnonzero(sign).tolist()) for sign in path.largest]
     return sparse_result(batch, z * problem.unit[:, None], supports)

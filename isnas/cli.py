@@ -1,0 +1,245 @@
+"""The command `isnas`. It says what it does, and says one clear line about a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from . import __version__
+from .commands import (
+    RunResult,
+    evaluate,
+    load_network,
+    resume,
+    saved_data,
+    search,
+    test_saved,
+    train,
+    train_further,
+)
+from .drawing import draw_cells
+from .engine import Interrupted
+from .errors import UserError
+from .folding import genotype_of
+from .genotype import GENOTYPES, Genotype
+from .options import (
+    EvaluateOptions,
+    OptionField,
+    RunOptions,
+    SearchOptions,
+    TrainOptions,
+    option_fields,
+)
+from .progress import Progress
+
+_NAMES = ", ".join(GENOTYPES)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _whole_numbers(text: str) -> int | tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+_whole_numbers.__name__ = "whole numbers"  # argparse's word for it
+
+
+def _add_option(parser: argparse.ArgumentParser, field: OptionField) -> None:
+    flag = f"--{field.name.replace('_', '-')}"
+    default = "" if field.default is None else f" (default {field.default})"
+    text = (field.help + default).replace("%", "%%")
+    shared: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+    if field.type is bool:
+        parser.add_argument(flag, action="store_true", **shared)
+    elif field.choices:
+        parser.add_argument(flag, choices=field.choices, **shared)
+    elif field.type is tuple:
+        parser.add_argument(flag, type=_whole_numbers, metavar="N[,N...]", **shared)
+    else:
+        metavar = {int: "N", float: "X", str: "TEXT"}[field.type]
+        parser.add_argument(flag, type=field.type, metavar=metavar, **shared)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="isnas", description="Neural architecture search by sparse coding (ISTA-NAS)."
+    )
+    parser.add_argument("--version", action="version", version=f"isnas {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, options: type[RunOptions] | None) -> _Parser:
+        # no abbreviations: --epoch must not pass for --epochs in a script
+        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if options is not None:
+            made.add_argument(
+                "--preset",
+                choices=list(options.presets),
+                default="quick",
+                help="values of all options that are not given (default quick); the defaults "
+                "named here are those of quick",
+            )
+            for field in option_fields(options):
+                _add_option(made, field)
+            made.add_argument(
+                "--out",
+                metavar="DIR",
+                help=f"directory to write to (default runs/<date>-{name})",
+            )
+        if name != "draw":
+            made.add_argument("--quiet", action="store_true", help="print the results only")
+        return made
+
+    command("search", "Search an architecture (two-stage) and train what was found.", SearchOptions)
+    command("train", "Search and train in one run (one-stage), and fold.", TrainOptions)
+    made = command("evaluate", "Train a genotype, or test a saved network.", EvaluateOptions)
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--genotype", metavar="NAME|FILE", help=f"train this from scratch, then test it: {_NAMES}"
+    )
+    which.add_argument(
+        "--network",
+        metavar="FILE",
+        help="test this network.pt; with --epochs train it further first",
+    )
+    made = command("draw", "Draw the cells of a genotype.", None)
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{_NAMES}, or a file")
+    which.add_argument("--network", metavar="FILE", help="a network.pt")
+    made.add_argument(
+        "--out",
+        metavar="DIR|FILE",
+        default=".",
+        help="a directory for cells.svg, or a file ending in .svg, .png or .pdf (default .)",
+    )
+    made = command("resume", "Go on with a run that was broken off.", None)
+    made.add_argument("run", metavar="RUN", help="the run's directory")
+    made.add_argument("--device", help="go on on another device")
+    made.add_argument("--epochs", type=int, metavar="N", help="train for more epochs than planned")
+    return parser
+
+
+def _show(result: RunResult, out: TextIO) -> None:
+    """Print what a run came to."""
+    results = result.results
+    main = results.get("found") or results.get("train") or results.get("evaluate") or {}
+    print(f"genotype: {result.genotype}", file=out)
+    if "parameters" in main:
+        print(
+            f"parameters: {main['parameters']:,}; multiply-adds: {main['multiply_adds']:,}",
+            file=out,
+        )
+    if "folding_error" in main:
+        print(
+            f"search ended after {main['search_epochs']} epochs; largest relative difference "
+            f"between super-net and folded network: {main['folding_error']:.1e}",
+            file=out,
+        )
+    if "test_accuracy" in main:
+        line = f"test accuracy: {100 * main['test_accuracy']:.2f} %"
+        others = [100 * r["test_accuracy"] for n, r in results.items() if n.startswith("random-")]
+        if others:
+            spread = statistics.stdev(others) if len(others) > 1 else 0.0
+            line += (
+                f"; {len(others)} random architectures trained the same way: "
+                f"{statistics.mean(others):.2f} % mean, {spread:.2f} standard deviation, "
+                f"{min(others):.2f} to {max(others):.2f}"
+            )
+        print(line, file=out)
+    names = sorted(path.name for path in result.directory.iterdir() if path.is_file())
+    print(f"written to {result.directory}: {', '.join(names)}", file=out)
+
+
+def _run(arguments: dict[str, Any]) -> None:
+    command = arguments.pop("command")
+    if command == "draw":
+        genotype = _genotype_of(arguments)
+        out = Path(arguments["out"])
+        if not out.suffix:
+            out = out / "cells.svg"
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
+        draw_cells(genotype, out)
+        print(f"written to {out}")
+        return
+    progress = Progress(arguments.pop("quiet"))
+    if command == "resume":
+        directory = arguments.pop("run")
+        _show(resume(directory, progress=progress, **arguments), sys.stdout)
+        return
+    out, preset = arguments.pop("out"), arguments.pop("preset")
+    if command == "search":
+        result = search(SearchOptions.preset(preset, **arguments), out, progress)
+    elif command == "train":
+        result = train(TrainOptions.preset(preset, **arguments), out, progress)
+    else:
+        genotype, network = arguments.pop("genotype"), arguments.pop("network")
+        if network is None:
+            options = EvaluateOptions.preset(preset, **arguments)
+            result = evaluate(Genotype.load(genotype), options, out, progress)
+        else:
+            if source := saved_data(network).get("source"):
+                arguments.setdefault("data", source)
+            options = EvaluateOptions.preset(preset, **arguments)
+            if "epochs" not in arguments:
+                _only_test(network, options, set(arguments), progress)
+                return
+            result = train_further(network, options, out, progress)
+    _show(result, sys.stdout)
+
+
+def _only_test(network: str, options: EvaluateOptions, given: set[str], progress: Progress) -> None:
+    used = {"data", "data_root", "download", "image_size", "device", "batch_size", "seed"}
+    if given - used:
+        flag = f"--{min(given - used).replace('_', '-')}"
+        raise UserError(f"{flag} is for training: give --epochs, too, to train {network} further")
+    tested = test_saved(network, options, progress)
+    print(f"parameters: {tested['parameters']:,}; multiply-adds: {tested['multiply_adds']:,}")
+    print(f"test accuracy: {100 * tested['test_accuracy']:.2f} % of {tested['images']} images")
+
+
+def _genotype_of(arguments: dict[str, Any]) -> Genotype:
+    if arguments["genotype"] is not None:
+        return Genotype.load(arguments["genotype"])
+    return genotype_of(load_network(arguments["network"]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 2 after a user's mistake, 130 when interrupted."""
+    given = vars(_parser().parse_args(arguments))
+    warnings.showwarning = _show_warning
+    try:
+        _run(given)
+    except UserError as error:
+        print(f"isnas: error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"interrupted; go on with: isnas resume {stopped.directory}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("stopped at once; go on from the last checkpoint with: isnas resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"isnas: warning: {message}", file=sys.stderr)
