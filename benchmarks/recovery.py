@@ -73,15 +73,18 @@ def cvxpy_clarabel(problems: Problems) -> Answers:
 
 def plain_ista(problems: Problems, iterations: int) -> Answers:
     """The published rule: soft-thresholded gradient steps from zero, at the final lam."""
-    answers = []
-    for A, b in problems:
-        step = 1 / np.linalg.norm(A, 2) ** 2
-        hessian, target, z = step * A.T @ A, step * A.T @ b, np.zeros(A.shape[1])
-        for _ in range(iterations):
-            v = z - hessian @ z + target
-            z = v - np.clip(v, -step * LAM, step * LAM)
-        answers.append(z)
-    return answers
+    A = np.zeros((len(problems), M, max(SIZES)))  # zero columns keep their zero
+    for padded, (matrix, _) in zip(A, problems, strict=True):
+        padded[:, : matrix.shape[1]] = matrix
+    b = np.stack([vector for _, vector in problems])
+    step = 1 / np.linalg.norm(A, 2, axis=(1, 2))[:, None] ** 2
+    hessian = step[:, :, None] * (A.transpose(0, 2, 1) @ A)
+    target = step * (b[:, None] @ A)[:, 0]
+    z = np.zeros_like(target)
+    for _ in range(iterations):
+        v = z - (hessian @ z[:, :, None])[:, :, 0] + target
+        z = v - np.clip(v, -step * LAM, step * LAM)
+    return [row[: matrix.shape[1]] for row, (matrix, _) in zip(z, problems, strict=True)]
 
 
 def methods() -> dict[str, Method]:

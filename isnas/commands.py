@@ -181,6 +181,19 @@ def resume(
     progress = progress or Progress(quiet=True)
     run, checkpoint = Run.reopen(directory)
     options = _options_of(run)
+    if checkpoint is not None:
+        before = _options_of(run, checkpoint["options"]).to_json()
+        different = [
+            f"{name} {before[name]!r} -> {value!r}"
+            for name, value in options.to_json().items()
+            if value != before[name] and name not in SAFE_CHANGES
+        ]
+        if different:
+            raise UserError(
+                f"{run.directory}/config.json was changed since the last checkpoint "
+                f"({', '.join(different)}): only {' and '.join(SAFE_CHANGES)} can change, "
+                f"as arguments of resume"
+            )
     changes: dict[str, Any] = {}
     if device is not None and device != options.device:
         changes["device"] = device
@@ -218,9 +231,14 @@ _OPTIONS: dict[str, type[RunOptions]] = {
 }
 
 
-def _options_of(run: Run) -> RunOptions:
+SAFE_CHANGES = ("device", "epochs")
+"""Options that `resume` may change."""
+
+
+def _options_of(run: Run, options: dict[str, Any] | None = None) -> RunOptions:
+    """Return the options of a run's record, or of another record of the same command."""
     try:
-        return _OPTIONS[run.config["command"]].from_json(run.config["options"])
+        return _OPTIONS[run.config["command"]].from_json(options or run.config["options"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{run.directory}/config.json is not that of a run: {error!r} is missing or unknown"

@@ -13,18 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision import datasets as torchvision_datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from isnas.augmentation import Augmentation, normalise
 from isnas.errors import UserError
 from isnas.randomness import generator
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 NAMES = ("digits", "cifar10", "cifar100")
 HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
@@ -468,9 +469,9 @@ def _digits() -> Dataset:
 
 
 def _cifar(name: str, root: Path, download: bool) -> Dataset:
-    kind = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[
-        name
-    ]
+    from torchvision import datasets  # takes seconds to import: only where it is used
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     place = root / kind.base_folder
     try:
         with warnings.catch_warnings():
@@ -550,12 +551,15 @@ def _folder(name: str, image_size: int | None, memory_budget: int) -> Dataset:
     )
 
 
-def _scanned(split: Path) -> torchvision_datasets.ImageFolder:
+def _scanned(split: Path) -> ImageFolder:
     """Return the list of a split's files and classes; each class has at least one image."""
+    from torchvision.datasets import ImageFolder  # as above
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     try:
         if not any(entry.is_dir() for entry in split.iterdir()):
             raise UserError(f"no classes in {split}: expected one folder of images for each")
-        folder = torchvision_datasets.ImageFolder(split, allow_empty=True)
+        folder = ImageFolder(split, allow_empty=True)
     except OSError as error:
         raise UserError(f"cannot read the folder {split}: {error.strerror or error}") from error
     filled = set(folder.targets)

@@ -74,6 +74,7 @@ _PORT = 6.0  # between the lines that enter a box
 _BOX_GAP = 5.0  # between neighbours in a layer
 _LANE_GAP = 7.0  # between passing lines
 _BALANCE = 8.0  # a line longer than this pulls an operation less than its node does
+_CROSSING_COST = 300.0  # in weighted length of lines
 _STRETCHED_GAP = 46.0  # the widest gap between layers
 _HEAD = 5.0
 _LINE = 1.0
@@ -188,8 +189,8 @@ def draw_cells(
         Title of the figure.
     width : float, optional
         Width of the figure in inches, 3.4 for one column and 7 for two; by default the smaller that fits all cells
-        from left to right. Cells too deep for it are drawn downwards. A figure is wider than this when it has to be
-        for text of 7 points.
+        from left to right with ease. Cells too deep for it are drawn downwards. A figure is wider than this where
+        text of 7 points asks for it.
 
     Returns
     -------
@@ -203,11 +204,13 @@ def draw_cells(
     """
     if path is not None:
         _format(path)
-    rows = _rows(genotype, None if width is None else 72 * width - 2 * _MARGIN)
-    full = max(sum(d.width for _, d in row) + _BETWEEN_CELLS * (len(row) - 1) for row in rows)
-    full += 2 * _MARGIN
-    asked = [72 * width] if width is not None else [72 * COLUMN_WIDTH, 72 * PAGE_WIDTH]
-    full = next((each for each in asked if each >= full - 1e-6), full)
+    cells = [(kind, _Diagram.of(cell, "right")) for kind, cell in genotype.cells]
+    if width is None:
+        column = all(d.easy_size[0] <= 72 * COLUMN_WIDTH - 2 * _MARGIN for _, d in cells)
+        width = COLUMN_WIDTH if column else PAGE_WIDTH
+    rows = _rows(genotype, cells, 72 * width - 2 * _MARGIN)
+    needed = max(sum(d.width for _, d in row) + _BETWEEN_CELLS * (len(row) - 1) for row in rows)
+    full = max(72 * width, needed + 2 * _MARGIN)
 
     heights = [_TITLE_BAND + max(d.easy_size[1] for _, d in row) for row in rows]
     band = _TITLE_BAND if title else 0.0
@@ -302,17 +305,16 @@ def _format(path: str | FilePath) -> str:
     return suffix[1:]
 
 
-def _rows(genotype: Genotype, room: float | None) -> list[list[tuple[str, _Diagram]]]:
+def _rows(
+    genotype: Genotype, right: list[tuple[str, _Diagram]], room: float
+) -> list[list[tuple[str, _Diagram]]]:
     """Choose flows, and whether cells stand side by side, for the width (in points) that there is."""
-    cells = [(kind, _Diagram.of(cell, "right")) for kind, cell in genotype.cells]
-    if room is None:
-        column, page = (72 * each - 2 * _MARGIN for each in (COLUMN_WIDTH, PAGE_WIDTH))
-        room = column if all(d.easy_size[0] <= column for _, d in cells) else page
-    for index, (kind, diagram) in enumerate(cells):
+    cells = []
+    for kind, diagram in right:
         if diagram.width > room:
             down = _Diagram.of(genotype[kind], "down")
-            if down.width < diagram.width:
-                cells[index] = (kind, down)
+            diagram = min(diagram, down, key=lambda each: each.width)
+        cells.append((kind, diagram))
     if sum(d.easy_size[0] for _, d in cells) + _BETWEEN_CELLS * (len(cells) - 1) <= room:
         return [cells]
     return [[each] for each in cells]
@@ -517,12 +519,14 @@ def _size(thing: _Thing, flow: Flow) -> tuple[float, float]:
 
 def _arrange(layers: list[list[_Thing]]) -> None:
     """Order each layer and give everything its position across the flow."""
-    best: tuple[float, float] | None = None
+    best = math.inf
     settled: list[list[tuple[_Thing, float]]] = []
     for crossings, layout in _orders(layers):
         length = _settle(layout)
-        if best is None or (crossings, length) < best:
-            best = (crossings, length)
+        # one crossing more is worth it where lines get much shorter
+        cost = length + _CROSSING_COST * crossings
+        if cost < best:
+            best = cost
             settled = [[(thing, thing.centre) for thing in layer] for layer in layout]
     for index, layer in enumerate(settled):
         layers[index] = [thing for thing, _ in layer]
@@ -532,7 +536,7 @@ def _arrange(layers: list[list[_Thing]]) -> None:
 
 
 def _orders(layers: list[list[_Thing]]) -> list[tuple[float, list[list[_Thing]]]]:
-    """Return the orders with the fewest crossings that several starts lead to, with their crossings."""
+    """Return the best three orders that several starts lead to, with their crossings."""
     shuffle = random.Random(0).shuffle
     found: dict[tuple[tuple[int, ...], ...], tuple[float, list[list[_Thing]]]] = {}
     for start in range(6):
@@ -541,8 +545,7 @@ def _orders(layers: list[list[_Thing]]) -> list[tuple[float, list[list[_Thing]]]
             shuffle(layer)
         crossings, order = _uncross(order)
         found.setdefault(tuple(tuple(map(id, layer)) for layer in order), (crossings, order))
-    fewest = min(crossings for crossings, _ in found.values())
-    return [each for each in found.values() if each[0] <= fewest + 1][:3]
+    return sorted(found.values(), key=lambda each: each[0])[:3]
 
 
 def _uncross(order: list[list[_Thing]]) -> tuple[float, list[list[_Thing]]]:
@@ -770,7 +773,8 @@ def _paint(
     """Draw a laid-out cell."""
     box = ax.get_window_extent()
     width, height = (extent * 72 / ax.figure.dpi for extent in (box.width, box.height))
-    scale = min(1.0, width / diagram.width, height / diagram.height)
+    # rounded, lest a figure of the right size get fonts of 6.9999999 points
+    scale = min(1.0, round(width / diagram.width, 6), round(height / diagram.height, 6))
     right = diagram.flow == "right"
     begins = diagram.spread((width if right else height) / scale)
     length = begins[-1] + diagram.layers[-1][0].along
@@ -864,7 +868,8 @@ def _paint_links(
             width, dashed = _stroke(link, coefficients, largest)
             colour = _line_colour(link)
             headed = link.end.role in ("node", "output")
-            stop = end - 0.7 * _HEAD if headed else end
+            head = min(_HEAD, 0.45 * (end - start))
+            stop = end - 0.7 * head if headed else end
             middle = (start + stop) / 2
             points = [(start, low), (middle, low), (middle, high), (stop, high)]
             codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
@@ -874,7 +879,7 @@ def _paint_links(
             lines.append((Path([point(*each) for each in points], codes), width, dashed, colour))
             if headed:
                 half = 1.5 + 0.5 * width
-                tip = [(end - _HEAD, high - half), (end - 0.3, high), (end - _HEAD, high + half)]
+                tip = [(end - head, high - half), (end - 0.3, high), (end - head, high + half)]
                 ax.add_artist(
                     Polygon(
                         [point(*each) for each in tip],

@@ -10,7 +10,7 @@ Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm whose affine part can be multiplied by a coefficient."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        # the count of batches serves no purpose at a fixed momentum, and costs a kernel and a tensor to save
+        self.register_buffer("num_batches_tracked", None)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        # without PyTorch's upgrade of old states, which would look for that count
+        nn.Module._load_from_state_dict(self, *arguments)
 
     def forward(self, x: Tensor, coefficient: Tensor | None = None) -> Tensor:
         """Return coefficient * batch_norm(x); `coefficient` is a 0-d tensor."""

@@ -248,6 +248,7 @@ class Run:
                 "number": self._saved,
                 "stage": stage,
                 "state": state,
+                "options": self.config["options"],
                 "results": self.results,
                 "recoveries": self._recoveries,
                 "sizes": {name: file.stat().st_size for name, file in self._files.items()},
@@ -262,7 +263,7 @@ class Run:
         write_json(self.directory / "results.json", self.results)
 
 
-_CHECKPOINT_KEYS = {"number", "stage", "state", "results", "recoveries", "sizes"}
+_CHECKPOINT_KEYS = {"number", "stage", "state", "options", "results", "recoveries", "sizes"}
 
 RECOVERY_SCALARS = (
     "residual",

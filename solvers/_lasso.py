@@ -17,12 +17,13 @@ from ._problem import Problem, relative_gap, zero_is_optimal
 from ._proximal_gradient import ProximalGradient
 from ._result import Knot, LassoResult
 
-# Default `max_iter`. The method's own problems need far fewer (benchmarks/recovery.py).
+# Default `max_iter`. 960 of the method's problems, with b of every size up to 1 and Gaussian and
+# uniform A, took at most 19 events, 980 ISTA or FISTA steps, 820 sweeps.
 MAX_ITER = {
     "homotopy": 10_000,
-    "ista": 200_000,
-    "fista": 50_000,
-    "coordinate_descent": 20_000,
+    "ista": 20_000,
+    "fista": 20_000,
+    "coordinate_descent": 10_000,
 }
 
 
@@ -50,15 +51,15 @@ def lasso(
         The batch dimensions of A and b broadcast.
     lam : float, or Tensor or sequence that broadcasts to the batch
     method : {"homotopy", "ista", "fista", "coordinate_descent"}
-        "homotopy" follows the exact path. The others iterate with lam lowered in stages and
-        finish by solving exactly on the support found. If the path alone is not certified (very
+        "homotopy" follows the exact path. The others iterate with lam lowered in stages, and
+        solve exactly on the support whenever the signs have settled. If the path alone is not certified (very
         ill-conditioned columns), FISTA goes on from where it ended.
     tol : float
         Wanted duality gap relative to the objective, see `duality_gap`. Float64 itself allows
         1e-13 (||b|| of 100 lam) to 3e-10 (||b|| of 1e5 lam).
     max_iter : int, optional
-        Limit for each problem on steps along the path, proximal steps, or sweeps; by default
-        10,000, 200,000 (ISTA), 50,000 (FISTA) or 20,000 (coordinate descent).
+        Limit for each problem on events along the path (10,000 by default), proximal steps
+        (20,000) or sweeps (10,000).
     z0 : like z, optional
         A start, e.g. the last answer. Its support is tried first, exactly.
 

@@ -62,6 +62,11 @@ def residual(A: Array, b: Array, z: Array) -> Array:
     return b - (A @ z[:, :, None])[:, :, 0]
 
 
+def objective(A: Array, b: Array, lam: Array, z: Array) -> Array:
+    """P(z), (p,)."""
+    return 0.5 * (residual(A, b, z) ** 2).sum(1) + lam * np.abs(z).sum(1)
+
+
 def zero_is_optimal(A: Array, b: Array, lam: Array) -> Array:
     """Where lam >= ||A'b||_inf, (p,); up to the rounding of that product."""
     return lam >= np.abs(correlations(A, b)).max(1) * (1 - A.shape[1] * EPS)

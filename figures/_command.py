@@ -1,0 +1,53 @@
+"""What the figures' commands share: arguments, saving, one line about a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from matplotlib.figure import Figure
+
+from isnas.drawing import save_figure
+from isnas.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a figure's command, which has ``-o``; says what is wrong in one line.
+
+    Parameters
+    ----------
+    name : str
+        The figure's module.
+    text : str
+        What it shows.
+    """
+
+    def __init__(self, name: str, text: str | None) -> None:
+        super().__init__(prog=f"python -m figures.{name}", description=text, allow_abbrev=False)
+        self.add_argument(
+            "-o",
+            "--out",
+            metavar="FILE",
+            default=f"{name}.svg",
+            help=f"a file that ends in .svg, .png or .pdf (default {name}.svg)",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit status 2 and one line."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run_command(
+    parser: Parser, draw: Callable[[argparse.Namespace], Figure], arguments: Sequence[str] | None
+) -> int:
+    """Draw what the command line asks for and save it; return the exit status: 0, or 2 after a user's mistake."""
+    given = parser.parse_args(arguments)
+    try:
+        save_figure(draw(given), given.out)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {given.out}")
+    return 0

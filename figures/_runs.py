@@ -1,0 +1,100 @@
+"""Several runs at once: which of them differ only in the seed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isnas.errors import UserError
+from isnas.records import RunRecord, Trajectory
+
+METHODS = {"search": "two-stage", "train": "one-stage", "evaluate": "evaluation"}
+"""What the commands are called in figures."""
+
+# what does not make a run another experiment
+_INCIDENTAL = {"seed", "device", "data_root", "download", "checkpoint_steps"}
+
+Groups = dict[str, list[RunRecord]]
+"""Runs by label; the runs of one label differ in the seed only, or were given the same label."""
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for one or more runs, ``RUN`` or ``LABEL=RUN``."""
+    parser.add_argument(
+        "runs",
+        metavar="[LABEL=]RUN",
+        nargs="+",
+        help="run directories; those with one label, or that differ in the seed only, are "
+        "shown together",
+    )
+
+
+def open_groups(texts: Sequence[str]) -> Groups:
+    """Open runs given as ``RUN`` or ``LABEL=RUN`` and group them.
+
+    Raises
+    ------
+    UserError
+        When a directory holds no run.
+    """
+    labelled: list[tuple[str, RunRecord]] = []
+    for text in texts:
+        label, mark, directory = text.partition("=")
+        if Path(text).exists() or not mark:
+            label, directory = "", text
+        labelled.append((label, RunRecord(directory)))
+    return group_runs(labelled)
+
+
+def group_runs(labelled: Sequence[tuple[str, RunRecord]]) -> Groups:
+    """Group runs by label; those with the label ``""`` get one that says the method and what is special."""
+    groups: Groups = {label: [] for label, _ in labelled if label}
+    settings: list[tuple[str, dict[str, Any]]] = []
+    rest: list[list[RunRecord]] = []
+    for label, run in labelled:
+        if label:
+            groups[label].append(run)
+            continue
+        own = {k: v for k, v in run.options.items() if k not in _INCIDENTAL}
+        key = (run.command, {**own, "genotype": run.config.get("genotype")})
+        if key not in settings:
+            settings.append(key)
+            rest.append([])
+        rest[settings.index(key)].append(run)
+    for (command, options), runs in zip(settings, rest, strict=True):
+        others = [o for c, o in settings if c == command]
+        differing = {k: options[k] for k in options if any(o.get(k) != options[k] for o in others)}
+        name = label = ", ".join([METHODS.get(command, command), *map(_setting, differing.items())])
+        number = 1
+        while label in groups:
+            number += 1
+            label = f"{name} ({number})"
+        groups[label] = runs
+    return groups
+
+
+def _setting(item: tuple[str, Any]) -> str:
+    name, value = item
+    if name == "genotype":
+        return "another genotype"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def trajectories_of(run: RunRecord) -> dict[str, list[Trajectory]]:
+    """Return a run's trajectories by kind of cell.
+
+    Raises
+    ------
+    UserError
+        When it has none.
+    """
+    found: dict[str, list[Trajectory]] = {}
+    for trajectory in run.trajectories.values():
+        found.setdefault(trajectory.kind, []).append(trajectory)
+    if not found:
+        raise UserError(
+            f"{run.directory} holds no sparse codes (yet): it is a run of `isnas {run.command}`"
+        )
+    return found

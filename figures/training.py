@@ -1,0 +1,160 @@
+"""Losses and accuracies of one or several runs over the epochs; of runs with one label the mean and the range.
+
+python -m figures.training [LABEL=]RUN [[LABEL=]RUN ...] -o training.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
+from isnas.errors import UserError
+from isnas.records import RunRecord
+
+from ._command import Parser, run_command
+from ._runs import Groups, add_runs, open_groups
+from ._style import COLOURS, GREY, legend_below, new_figure, tidy, whole_numbers
+
+_SEARCHING = ("search", "train")
+_RANDOM = "random architectures"
+
+Curves = dict[str, list[tuple[RunRecord, str]]]
+"""By label, the (run, part) that are drawn as one curve."""
+
+
+def curves_of(groups: Groups) -> dict[str, Curves]:
+    """Return what there is to draw for ``search`` and for ``training from scratch``; what has no epoch is left out."""
+    stages: dict[str, Curves] = {"search": {}, "training from scratch": {}}
+    for label, runs in groups.items():
+        for run in runs:
+            for part in run.parts:
+                if len(run.epochs(part)) == 0:
+                    continue
+                name = label
+                if part.startswith("random-"):
+                    name = f"{label}: {_RANDOM}"
+                elif part not in (*_SEARCHING, run.command):
+                    name = f"{label}: {part}"
+                stage = "search" if part in _SEARCHING else "training from scratch"
+                stages[stage].setdefault(name, []).append((run, part))
+    return {stage: curves for stage, curves in stages.items() if curves}
+
+
+def draw_curves(curves: Curves, quantity: str, ax: Axes, colours: dict[str, str]) -> None:
+    """Draw a quantity over epochs: on training images solid, on validation images dashed, at the test a star.
+
+    Parameters
+    ----------
+    curves : dict of str to list of (RunRecord, part)
+    quantity : {"loss", "accuracy"}
+    ax : matplotlib.axes.Axes
+    colours : dict of str to colour
+        By label.
+    """
+    for label, members in curves.items():
+        colour = colours[label]
+        for split, dashes in (("train", "-"), ("valid", (0, (3, 1.5)))):
+            found = [run.epochs(part).get(f"{split}_{quantity}") for run, part in members]
+            known = [values for values in found if values is not None]
+            if not known:
+                continue
+            low, mean, high = _spread(known)
+            x = np.arange(1, len(mean) + 1)
+            name = label if split == "train" else f"{label}, validation"
+            dot = "." if len(mean) == 1 else None
+            ax.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.0, label=name, marker=dot)
+            if len(known) > 1:
+                ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        for run, part in members:
+            tested = run.results.get(part, {}).get(f"test_{quantity}")
+            last = len(run.epochs(part)["epoch"])
+            if tested is not None:
+                ax.plot(
+                    last,
+                    tested,
+                    marker="*",
+                    markersize=6,
+                    color=colour,
+                    markeredgecolor="white",
+                    markeredgewidth=0.4,
+                    linestyle="",
+                    zorder=4,
+                    clip_on=False,
+                )
+            phases = run.epochs(part).get("phase", np.array([]))
+            if 0 < (searched := (phases == "search").sum()) < last:
+                ax.axvline(searched + 0.5, color=colour, linewidth=0.7, linestyle=":", zorder=1)
+    tidy(ax, xlabel="epoch", ylabel=quantity)
+
+
+def _spread(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the least, mean and largest value for every epoch, of the curves that go so far."""
+    columns = [[c[i] for c in curves if i < len(c)] for i in range(max(map(len, curves)))]
+    values = [(min(column), float(np.mean(column)), max(column)) for column in columns]
+    low, mean, high = np.array(values).T
+    return low, mean, high
+
+
+def make_figure(groups: Groups) -> Figure:
+    """Return the figure of some runs: losses above accuracies, search beside training from scratch.
+
+    Raises
+    ------
+    UserError
+        When no run has finished an epoch yet.
+    """
+    stages = curves_of(groups)
+    if not stages:
+        names = ", ".join(str(run.directory) for runs in groups.values() for run in runs)
+        raise UserError(f"no epoch is finished yet in {names}")
+    labels = dict.fromkeys(label for curves in stages.values() for label in curves)
+    plain = [label for label in labels if not label.endswith(_RANDOM)]
+    colours = {label: COLOURS[i % (len(COLOURS) - 1)] for i, label in enumerate(plain)}
+    colours |= {label: GREY for label in labels if label not in colours}
+    figure = new_figure(PAGE_WIDTH if len(stages) > 1 else COLUMN_WIDTH, 4.0)
+    axes = figure.subplots(2, len(stages), sharex="col", squeeze=False)
+    for column, (stage, curves) in zip(axes.T, stages.items(), strict=True):
+        for ax, quantity in zip(column, ("loss", "accuracy"), strict=True):
+            draw_curves(curves, quantity, ax, colours)
+        column[0].set_ylim(bottom=0)
+        column[1].set_ylim(0, 1.02)
+        one_stage = any(part == "train" for members in curves.values() for _, part in members)
+        title = "Search, one-stage training" if one_stage else stage.capitalize()
+        tidy(column[0], ylabel="loss", title=title)
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    whole_numbers(axes.flat)
+    _explain_marks(
+        axes[0, 0], [member for c in stages.values() for m in c.values() for member in m]
+    )
+    legend_below(figure, axes.flat, columns=3)
+    return figure
+
+
+def _explain_marks(ax: Axes, members: Sequence[tuple[RunRecord, str]]) -> None:
+    """Give an axis the legend's entries of the marks that were drawn."""
+    if any("test_accuracy" in run.results.get(part, {}) for run, part in members):
+        ax.plot([], [], "*", color=GREY, markersize=6, label="test, at the end")
+    phases = [run.epochs(part).get("phase", np.array([])) for run, part in members]
+    if any(len(set(each.tolist())) > 1 for each in phases):
+        ax.plot([], [], ":", color=GREY, linewidth=0.9, label="end of search")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = Parser("training", "Losses and accuracies; runs that differ in the seed are one band.")
+    add_runs(parser)
+
+    def draw(given: argparse.Namespace) -> Figure:
+        return make_figure(open_groups(given.runs))
+
+    return run_command(parser, draw, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
