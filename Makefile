@@ -12,12 +12,12 @@ demo: $(VENV)/.installed
 train: $(VENV)/.installed
 	$(BIN)/isnas train
 
-# Everything, the slow tests too.
+# Everything, the slow tests too; a process per core, each with one thread.
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -28,7 +28,13 @@ setup(
         "tqdm>=4.67",  # progress bars with time left; well kept, no dependencies
     ],
     extras_require={
-        "test": ["pytest>=8.3", "hypothesis>=6.120", "ruff>=0.9"],
+        "test": [
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",  # the suite on all cores
+            "hypothesis>=6.120",
+            "ruff>=0.9",
+            "tensorboard>=2.18",
+        ],
         "benchmark": ["cvxpy>=1.6"],
         "tensorboard": ["tensorboard>=2.18"],
     },

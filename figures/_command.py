@@ -22,16 +22,20 @@ class Parser(argparse.ArgumentParser):
         The figure's module.
     text : str
         What it shows.
+    suffixes : tuple of str
+        What the file may end in; the first is the default's.
     """
 
-    def __init__(self, name: str, text: str | None) -> None:
+    def __init__(
+        self, name: str, text: str, suffixes: tuple[str, ...] = (".svg", ".png", ".pdf")
+    ) -> None:
         super().__init__(prog=f"python -m figures.{name}", description=text, allow_abbrev=False)
         self.add_argument(
             "-o",
             "--out",
             metavar="FILE",
-            default=f"{name}.svg",
-            help=f"a file that ends in .svg, .png or .pdf (default {name}.svg)",
+            default=f"{name}{suffixes[0]}",
+            help=f"a file that ends in {' or '.join(suffixes)} (default {name}{suffixes[0]})",
         )
 
     def error(self, message: str) -> NoReturn:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 FONT_SIZE = 7.0
-"""The smallest text, in points at the printed size."""
+"""The smallest text, in points at the printed size. So nothing is set as a subscript."""
 
 # Okabe and Ito's palette: told apart with all common kinds of colour blindness; yellow is left out, too pale for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
@@ -44,6 +45,12 @@ def whole_numbers(axes: Iterable[Axes], most: int = 6) -> None:
     """Put ticks of the x axes at whole numbers only."""
     for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(most, integer=True))
+
+
+def plain_log_labels(axis: Axis) -> None:
+    """Label a log axis with whole numbers such as 0.01 or 1e-6: exponents in superscript would be too small."""
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("e-0", "e-")))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, axes: Iterable[Axes], columns: int) -> None:

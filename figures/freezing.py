@@ -17,13 +17,23 @@ from isnas.records import RunRecord, Trajectory
 
 from ._command import Parser, run_command
 from ._runs import trajectories_of
-from ._style import COLOURS, FONT_SIZE, INK, MARKERS, new_figure, note, tidy, whole_numbers
+from ._style import (
+    COLOURS,
+    FONT_SIZE,
+    INK,
+    MARKERS,
+    new_figure,
+    note,
+    plain_log_labels,
+    tidy,
+    whole_numbers,
+)
 
 
 def draw_freezing(
     codes: Sequence[Trajectory], ax: Axes, *, threshold: float | None = None, title: str = ""
 ) -> None:
-    """Draw ||z_t - z_(t-1)|| of some nodes on a log axis.
+    """Draw ||z_t - z_(t-1)||, of the active places, of some nodes on a log axis.
 
     Parameters
     ----------
@@ -60,7 +70,7 @@ def draw_freezing(
     tidy(
         ax,
         xlabel="epochs of search",
-        ylabel=r"$\Vert z_t - z_{t-1}\Vert$ (of the active places)",
+        ylabel="movement of z since the last recovery",
         title=title,
     )
     whole_numbers([ax])
@@ -68,6 +78,7 @@ def draw_freezing(
         ax.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="threshold")
     if lowest:
         ax.set_yscale("log")
+        plain_log_labels(ax.yaxis)
     if all(len(code) < 2 for code in codes):
         note(ax, "one recovery so far: nothing has moved yet")
     ax.legend(

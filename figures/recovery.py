@@ -24,7 +24,7 @@ from isnas.drawing import PAGE_WIDTH
 from isnas.errors import UserError
 
 from ._command import Parser, run_command
-from ._style import COLOURS, FONT_SIZE, INK, PALE, legend_below, new_figure, tidy
+from ._style import COLOURS, FONT_SIZE, INK, PALE, legend_below, new_figure, plain_log_labels, tidy
 
 KINDS = ("gaussian", "uniform", "orthogonal")
 LAM = 1e-5
@@ -99,8 +99,19 @@ def draw_phases(
     table = probability.reshape(-1, len(lengths))
     image = ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     tidy(ax)
-    ax.set_xticks(range(len(lengths)), lengths)
+    ax.set_xticks(range(0, len(lengths), 2), lengths[::2])
     ax.set_yticks(range(len(table)), [*sizes] * len(sparsities))
+    ax.annotate(
+        "n",
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(-8, 5),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=FONT_SIZE,
+        color=INK,
+    )
     for i, s in enumerate(sparsities):
         if i:
             ax.axhline(i * len(sizes) - 0.5, color="white", linewidth=1.5)
@@ -157,7 +168,7 @@ def draw_residuals(
     found: Mapping[str, np.ndarray], fractions: Sequence[float], ax: Axes, *, title: str = ""
 ) -> None:
     """Draw medians, and the range from the 10th to the 90th percentile, of what `residuals` returned."""
-    ax.axvspan(*SEARCH_RANGE, color=PALE, linewidth=0, label="lam = 1e-5 in a search")
+    ax.axvspan(*SEARCH_RANGE, color=PALE, linewidth=0, label="λ = 1e-5 in a search")
     for i, (name, values) in enumerate(found.items()):
         low, middle, high = np.percentile(values, (10, 50, 90), axis=1)
         x = fractions if len(values) > 1 else [fractions[0], fractions[-1]]
@@ -166,8 +177,9 @@ def draw_residuals(
         ax.plot(x, middle, color=COLOURS[i], linestyle=style, linewidth=1.1, label=name)
         ax.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
     ax.set_xscale("log")
+    plain_log_labels(ax.xaxis)
     ax.set(xlim=(fractions[0], fractions[-1]), ylim=(0, 1.05))
-    tidy(ax, xlabel=r"$\lambda\,/\,\lambda_{\max}$", title=title)
+    tidy(ax, xlabel="λ, as a share of the least that gives z = 0", title=title)
 
 
 def make_figure(
@@ -211,8 +223,7 @@ def make_figure(
             ]
             shape = len(sparsities), len(sizes), len(lengths)
             image = draw_phases(np.reshape(table, shape), ax, **grid)
-            ax.set_title(f"{kind}: {rule}", fontsize=FONT_SIZE, color=INK, pad=3)
-        row[0].set_ylabel("n", fontsize=FONT_SIZE, color=INK, labelpad=12)
+            ax.set_title(f"{kind.capitalize()}: {rule}", fontsize=FONT_SIZE, color=INK, pad=3)
     for ax in axes[-2]:
         ax.set_xlabel("m (length of the code)", fontsize=FONT_SIZE, color=INK, labelpad=2)
     bar = figure.colorbar(image, ax=axes[:-1], aspect=40, pad=0.01)
@@ -221,9 +232,11 @@ def make_figure(
     m, n, s = 7, 28, 2
     for ax, kind in zip(axes[-1], KINDS, strict=True):
         found = residuals(kind, fractions, m=m, n=n, s=s, trials=trials, random=random)
-        draw_residuals(found, fractions, ax, title=f"{kind}: m = {m}, n = {n}, s = {s}")
+        draw_residuals(
+            found, fractions, ax, title=f"{kind.capitalize()}: m = {m}, n = {n}, s = {s}"
+        )
         ax.title.set_fontsize(FONT_SIZE)
-    axes[-1][0].set_ylabel(r"$\Vert Az-b\Vert\,/\,\Vert b\Vert$", fontsize=FONT_SIZE, color=INK)
+    axes[-1][0].set_ylabel("‖Az - b‖ / ‖b‖", fontsize=FONT_SIZE, color=INK)
     legend_below(figure, axes[-1], columns=5)
     return figure
 

@@ -246,7 +246,7 @@ def _draw_key(figure: Figure, scale: float, frozen: bool, refused: bool) -> None
     bar = figure.add_axes((_LEFT / PAGE_WIDTH, 1 - 0.2 / height, 0.27, 0.11 / height))
     colours = ScalarMappable(_norm(scale), COLOUR_MAP)
     figure.colorbar(colours, cax=bar, orientation="horizontal")
-    tidy(bar, xlabel=r"$z\,/\,\Vert z\Vert_1$ (share of the node's code)")
+    tidy(bar, xlabel="z, as a share of its l1 norm")
     marks = [Patch(facecolor="none", edgecolor=INK, linewidth=0.8, label="active")]
     if frozen:
         marks.append(Patch(facecolor=PALE, label="frozen"))

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="DIR",
                 help=f"directory to write to (default runs/<date>-{name})",
             )
-        if name != "draw":
+        if name not in ("draw", "report"):
             made.add_argument("--quiet", action="store_true", help="print the results only")
         return made
 
@@ -122,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         default=".",
         help="a directory for cells.svg, or a file ending in .svg, .png or .pdf (default .)",
     )
+    made = command("report", "Make one HTML page of a run: results and figures.", None)
+    made.add_argument("run", metavar="RUN", help="the run's directory")
+    made.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
     made = command("resume", "Go on with a run that was broken off.", None)
     made.add_argument("run", metavar="RUN", help="the run's directory")
     made.add_argument("--device", help="go on on another device")
@@ -172,6 +175,16 @@ def _run(arguments: dict[str, Any]) -> None:
         except OSError as error:
             raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
         draw_cells(genotype, out)
+        print(f"written to {out}")
+        return
+    if command == "report":
+        from figures.report import (
+            write_report,
+        )  # the figures stand above the library, as this command does
+
+        run = Path(arguments["run"])
+        out = Path(arguments["out"] or run / "report.html")
+        write_report(run, out)
         print(f"written to {out}")
         return
     progress = Progress(arguments.pop("quiet"))

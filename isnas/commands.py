@@ -298,6 +298,8 @@ def _go_on(
     if (now := _describe(dataset, options.data)) != run.config.get("data"):
         different = [name for name in now if now[name] != run.config.get("data", {}).get(name)]
         raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
+    if options.tensorboard:
+        run.open_tensorboard()
     dataset = dataset.to(device)
     size = f"{dataset.size[0]}x{dataset.size[1]}"
     progress.say(
@@ -482,6 +484,8 @@ def save_network(network: Network, path: str | Path, data: dict[str, Any] | None
 
 def saved_data(path: str | Path) -> dict[str, Any]:
     """Return the facts on its data that `save_network` wrote beside a network; {} where there are none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} cannot be read: there is no such file")
     data = read_json(Path(path).with_suffix(".json"))
     return (data.get("data") if isinstance(data, dict) else None) or {}
 

@@ -233,7 +233,7 @@ def _drive(
 
         def flush(pending: list[dict[str, Tensor]] = pending) -> None:
             start = stage.step - len(pending)
-            _write_steps(run, name, stage.epoch, start, pending, sums)
+            _write_steps(run, name, stage, start, pending, sums)
             pending.clear()
 
         for batch in stage.batches(stage.epoch, stage.step):
@@ -251,7 +251,7 @@ def _drive(
         flush()
         means = {metric: value / stage.steps for metric, value in sums.items()}
         metrics = {"part": name, "epoch": stage.epoch, **means, **stage.end_epoch(run)}
-        run.write_metrics([metrics])
+        run.write_metrics([metrics], stage.steps)
         run.write_time(
             {
                 "part": name,
@@ -271,7 +271,7 @@ def _drive(
 def _write_steps(
     run: Run,
     name: str,
-    epoch: int,
+    stage: Stage,
     start: int,
     pending: list[dict[str, Tensor]],
     sums: dict[str, float],
@@ -287,9 +287,9 @@ def _write_steps(
         for metric, value in values.items():
             if value != value:
                 raise UserError(
-                    f"{metric} is not a number in step {start + i} of epoch {epoch}: training has "
+                    f"{metric} is not a number in step {start + i} of epoch {stage.epoch}: training has "
                     f"diverged; lower the learning rate"
                 )
             sums[metric] = sums.get(metric, 0.0) + value
-        lines.append({"part": name, "epoch": epoch, "step": start + i, **values})
-    run.write_metrics(lines)
+        lines.append({"part": name, "epoch": stage.epoch, "step": start + i, **values})
+    run.write_metrics(lines, stage.steps)

@@ -57,6 +57,8 @@ class RunOptions:
         Largest norm of the weights' gradient.
     checkpoint_steps : int
         Write a checkpoint every so many steps, besides those at the ends of epochs; 0: none.
+    tensorboard : bool
+        Whether to write TensorBoard events into the run directory, too.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -77,6 +79,7 @@ class RunOptions:
     weight_decay: float = 3e-4
     clip: float = 5.0
     checkpoint_steps: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _check_ranges(self)

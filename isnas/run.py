@@ -63,6 +63,7 @@ class Run:
         self.results: dict[str, Any] = {}
         self._recoveries = 0
         self._saved = 0
+        self._events: Any = None
         self._files = {name: directory / f"{name}.jsonl" for name in ("metrics", "times")}
 
     @classmethod
@@ -171,9 +172,42 @@ class Run:
         """Write config.json."""
         write_json(self.directory / "config.json", self.config)
 
-    def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Append lines to metrics.jsonl. They must not hold times or anything else that differs from run to run."""
+    def open_tensorboard(self) -> None:
+        """Write TensorBoard events of all metrics from now on.
+
+        Raises
+        ------
+        UserError
+            When TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "tensorboard is not installed: pip install tensorboard, or leave --tensorboard out"
+            ) from None
+        self._events = SummaryWriter(str(self.directory / "tensorboard"))
+
+    def write_metrics(self, lines: Sequence[dict[str, Any]], steps: int) -> None:
+        """Append lines to metrics.jsonl. They must not hold times or anything else that differs from run to run.
+
+        Parameters
+        ----------
+        lines : sequence of dict
+            Each with its `part` and `epoch`, and its `step` unless it is of the epoch.
+        steps : int
+            Steps of an epoch.
+        """
         self._append("metrics", lines)
+        if self._events is not None:
+            for line in lines:
+                of_step = "step" in line
+                at = line["epoch"] * steps + line["step"] if of_step else line["epoch"]
+                for name, value in line.items():
+                    if isinstance(value, float):
+                        level = "step" if of_step else "epoch"
+                        self._events.add_scalar(f"{line['part']}/{name}/{level}", value, at)
+            self._events.flush()
 
     def write_time(self, line: dict[str, Any]) -> None:
         """Append a line to times.jsonl."""

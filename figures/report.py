@@ -1,0 +1,272 @@
+"""One self-contained page about a run: pictures inside, nothing is fetched.
+
+python -m figures.report RUN -o report.html
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from isnas.errors import UserError
+from isnas.files import write_atomically
+from isnas.options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions, option_fields
+from isnas.records import RunRecord
+
+from . import cells, compare, freezing, sparsity, training
+from ._command import Parser
+from ._runs import METHODS
+
+_OPTIONS: dict[str, type[RunOptions]] = {
+    "search": SearchOptions,
+    "train": TrainOptions,
+    "evaluate": EvaluateOptions,
+}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222; background: #fff;
+       max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+p.status { color: #555; margin-top: .2rem; }
+img { display: block; max-width: 100%; height: auto; margin: .5rem auto; }
+figure { margin: 1rem 0; } figcaption { color: #444; font-size: .9rem; }
+pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere;
+      font: .85rem/1.45 "DejaVu Sans Mono", monospace; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
+th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd;
+         vertical-align: top; overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.columns { columns: 2 20rem; } .columns table { width: 100%; } .columns .wide { overflow: visible; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; } img { max-height: 22cm; } }
+"""
+
+
+def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
+    """Write the report of a run as one HTML page.
+
+    Parameters
+    ----------
+    run : RunRecord or path
+        A run, or its directory; it may still be going on.
+    path : path
+        Where to write to.
+
+    Raises
+    ------
+    UserError
+        When there is no such run, its records are damaged, or the page cannot be written.
+    """
+    record = run if isinstance(run, RunRecord) else RunRecord(run)
+    write_atomically(path, page(record))
+
+
+def page(run: RunRecord) -> str:
+    """Return the report of a run as HTML."""
+    method = METHODS.get(run.command, run.command)
+    title = f"isnas {run.command}: {run.directory.resolve().name}"
+    data = run.config.get("data") or {}
+    about = [method, f"on {data.get('name', run.options.get('data'))}"]
+    about += [f"seed {run.options.get('seed')}", run.status]
+    if "started" in run.config:
+        about.append(f"started {run.config['started']}")
+    sections = [
+        ("Architecture", _architecture(run)),
+        ("Results", _results(run)),
+        *(_picture(run, *each) for each in _PICTURES),
+        ("Configuration", _configuration(run)),
+        ("To do it again", _commands(run)),
+    ]
+    body = "\n".join(f"<h2>{escape(head)}</h2>\n{text}" for head, text in sections if text)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="status">{escape(", ".join(about))}</p>\n'
+        f"{body}\n</body>\n</html>\n"
+    )
+
+
+def commands_of(run: RunRecord) -> list[str]:
+    """Return the commands that do a run again and that go on with it.
+
+    Options are given where they differ from the command's defaults.
+    """
+    words = ["isnas", run.command]
+    if "network" in run.config:
+        words += ["--network", str(run.config["network"])]
+    elif run.command == "evaluate":
+        words += ["--genotype", str(run.directory / "genotype.json")]
+    words += ["--seed", str(run.options.get("seed", 0))]
+    for field in option_fields(_OPTIONS.get(run.command, RunOptions)):
+        value = run.options.get(field.name, field.default)
+        same = tuple(value) == field.default if isinstance(value, list) else value == field.default
+        if same or value is None or field.name == "seed":
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if isinstance(value, (list, tuple)):
+            words.append(",".join(map(str, value)))
+        elif field.type is not bool:
+            words.append(str(value))
+    commands = [shlex.join([*words, "--out", f"{run.directory}-again"])]
+    if run.status != "finished":
+        commands.append(shlex.join(["isnas", "resume", str(run.directory)]))
+    return commands
+
+
+def _architecture(run: RunRecord) -> str:
+    if run.genotype is None:
+        return "<p>None yet: nothing has been recovered.</p>"
+    known = cells.coefficients_of(run) is not None
+    caption = "The architecture."
+    if known:
+        caption += " A line is as wide as its coefficient is large; negative ones are dashed."
+    picture = _figure(cells.make_figure(run, width=7.0), "Diagrams of the cells", caption)
+    return f"{picture}\n<pre>{escape(str(run.genotype))}</pre>"
+
+
+def _results(run: RunRecord) -> str:
+    """Return the numbers of all parts as a table."""
+    numbers = {
+        part: {k: v for k, v in result.items() if isinstance(v, (int, float))}
+        for part, result in run.results.items()
+    }
+    numbers = {part: values for part, values in numbers.items() if values}
+    if not numbers:
+        return "<p>None yet: no part of the run is finished.</p>"
+    names = list(dict.fromkeys(name for values in numbers.values() for name in values))
+    rows = [["", *numbers]]
+    for name in names:
+        shown = [_number(name, values.get(name)) for values in numbers.values()]
+        rows.append([name.replace("_", " "), *shown])
+    hours = sum(float(s) for part in run.parts for s in run.seconds(part) if s == s) / 3600
+    spent = f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} seconds"
+    return f"{_table(rows, header=True, numbers=True)}\n<p>Time of all epochs: {spent}.</p>"
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _configuration(run: RunRecord) -> str:
+    options = [[name, _plain(value)] for name, value in run.options.items()]
+    parts = [f'<div class="columns">{_table(options)}</div>']
+    data = run.config.get("data") or {}
+    facts = {f"data: {k}": v for k, v in data.items() if k in ("name", "train", "test", "size")}
+    facts |= {f"version: {k}": v for k, v in (run.config.get("versions") or {}).items()}
+    facts |= {
+        f"changed on resuming: {k}": v for c in run.config.get("changes", []) for k, v in c.items()
+    }
+    if facts:
+        parts.append(_table([[name, _plain(value)] for name, value in facts.items()]))
+    return "\n".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _commands(run: RunRecord) -> str:
+    text = "\n".join(commands_of(run))
+    given = run.config.get("arguments")
+    begun = f"<p>It was begun as <code>{escape(given)}</code>.</p>" if given else ""
+    return f"<pre>{escape(text)}</pre>\n{begun}"
+
+
+def _table(rows: Iterable[Sequence[str]], *, header: bool = False, numbers: bool = False) -> str:
+    lines = []
+    for i, row in enumerate(rows):
+        tag = "th" if header and i == 0 else "td"
+        kind = ' class="number"' if numbers else ""
+        first, *others = map(escape, row)
+        rest = "".join(f"<{tag}{kind}>{text}</{tag}>" for text in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
+    return f'<div class="wide"><table>\n{chr(10).join(lines)}\n</table></div>'
+
+
+_PICTURES: tuple[tuple[str, Callable[[RunRecord], Figure], str], ...] = (
+    (
+        "Training",
+        lambda run: training.make_figure({METHODS.get(run.command, run.command): [run]}),
+        "Losses and accuracies after every epoch.",
+    ),
+    (
+        "Comparison",
+        lambda run: compare.make_figure({METHODS.get(run.command, run.command): [run]}),
+        "Test accuracies of what was found and of random architectures trained alike.",
+    ),
+    (
+        "Freezing",
+        freezing.make_figure,
+        "How far each node's z moved between two recoveries; a circle: the node was frozen.",
+    ),
+    (
+        "Sparsity",
+        sparsity.make_figure,
+        "z of every node over the recoveries, each candidate a row; the active places are framed. Beneath: non-zeros "
+        "of z, the share of its l1 norm in the active places, and how many of these are new.",
+    ),
+)
+
+
+def _picture(
+    run: RunRecord, title: str, draw: Callable[[RunRecord], Figure], caption: str
+) -> tuple[str, str]:
+    """Return a section with a figure; an empty one where the run has nothing to draw."""
+    tested = sum("test_accuracy" in result for result in run.results.values())
+    there = {
+        "Training": any(len(run.epochs(part)) for part in run.parts),
+        "Comparison": tested > 1,
+        "Freezing": bool(run.trajectories),
+        "Sparsity": bool(run.trajectories),
+    }
+    if not there[title]:
+        return title, ""
+    return title, _figure(draw(run), title, caption)
+
+
+def _figure(figure: Figure, title: str, caption: str) -> str:
+    """Return a figure as an image inside the page, its letters as outlines: no font need be there."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "isnas"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    content = base64.b64encode(buffer.getvalue()).decode()
+    width = round(119 * figure.get_figwidth())
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{content}" alt="{escape(title)}" '
+        f'width="{width}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = Parser("report", "A page about a run.", (".html",))
+    parser.add_argument("run", metavar="RUN", help="a run's directory")
+    given = parser.parse_args(arguments)
+    try:
+        write_report(given.run, given.out)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,243 @@
+"""The command: what it prints, what it writes, and how it takes mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import isnas
+from isnas.cli import main
+
+TINY = ["--channels", "2", "--cells", "3", "--batch-size", "240", "--device", "cpu"]
+
+
+def run(*arguments: str | Path) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse's way
+        return int(stop.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished one-stage run."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    options = [*TINY, "--search-epochs", "2", "--epochs", "2", "--out", out, "--quiet"]
+    assert run("train", *options) == 0
+    return out
+
+
+def test_search_shows_and_writes_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = ["--epochs", "2", "--evaluation-epochs", "1", "--random-architectures", "2"]
+    assert run("search", *TINY, *options, "--out", out) == 0
+    shown = capsys.readouterr()
+    for word in ("epoch 1/2", "train loss", "valid loss", "accuracy", "left", "supports changed"):
+        assert word in shown.err
+    genotype = isnas.Genotype.load(out / "genotype.json")
+    assert str(genotype) in shown.out
+    network = isnas.load_network(out / "network.pt")
+    assert f"parameters: {isnas.count_parameters(network):,}" in shown.out
+    assert "test accuracy: " in shown.out
+    assert "2 random architectures trained the same way" in shown.out
+    assert str(out) in shown.out
+    expected = {"config.json", "genotype.json", "network.pt", "cells.svg", "metrics.jsonl"}
+    assert expected <= {path.name for path in out.iterdir()}
+    config = json.loads((out / "config.json").read_text())
+    assert config["options"]["epochs"] == 2
+    assert config["versions"]["torch"] == torch.__version__
+
+
+def test_train_ends_with_the_folded_network_on_disk(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = json.loads((trained / "results.json").read_text())["train"]
+    assert results["folding_error"] <= 1e-5
+    genotype = isnas.Genotype.load(trained / "genotype.json")
+    network = isnas.build_network(
+        genotype, 2, 3, in_channels=1, closing_norm="all"
+    )  # from the genotype alone
+    network.load_state_dict(torch.load(trained / "network.pt", weights_only=True))
+    assert run("evaluate", "--network", trained / "network.pt") == 0
+    shown = capsys.readouterr().out
+    assert f"test accuracy: {100 * results['test_accuracy']:.2f} % of 360 images" in shown
+
+
+def test_train_prints_the_folding_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("train", *TINY, "--search-epochs", "1", "--epochs", "1", "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert "largest relative difference between super-net and folded network" in shown
+
+
+def test_evaluate_trains_a_genotype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    chosen = ["--genotype", "DARTS_V2", "--epochs", "1", "--out", out]
+    assert run("evaluate", *TINY, *chosen) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert isnas.Genotype.load(out / "genotype.json") == isnas.GENOTYPES["DARTS_V2"]
+
+
+def test_a_saved_network_can_be_trained_further(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    network = trained / "network.pt"
+    assert run("evaluate", "--network", network, "--epochs", "1", "--out", out) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    before, after = (torch.load(p / "network.pt", weights_only=True) for p in (trained, out))
+    assert list(before) == list(after)
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+
+
+def test_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, n in (("train", 8), ("val", 2)):
+        for k, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                colour = (200 * k, 10 * i, 255 - 200 * k)
+                Image.new("RGB", (20 + i, 17), colour).save(folder / f"{i}.png")
+    options = ["--data", tmp_path / "pets", "--batch-size", "4", "--channels", "2", "--cells", "3"]
+    short = ["--search-epochs", "1", "--epochs", "1", "--out", tmp_path / "run"]
+    assert run("train", *options, *short) == 0
+    assert "2 classes" in capsys.readouterr().err
+    description = json.loads((tmp_path / "run" / "network.json").read_text())
+    assert description["data"]["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_draw(suffix: str, tmp_path: Path) -> None:
+    picture = tmp_path / "new" / f"cells.{suffix}"
+    assert run("draw", "--genotype", "ISTA_onestage", "--out", picture) == 0
+    assert picture.stat().st_size > 1000
+
+
+def test_draw_of_a_network_into_a_directory(trained: Path, tmp_path: Path) -> None:
+    assert run("draw", "--network", trained / "network.pt", "--out", tmp_path) == 0
+    assert (tmp_path / "cells.svg").exists()
+
+
+def test_report(trained: Path, tmp_path: Path) -> None:
+    assert run("report", trained, "--out", tmp_path / "page.html") == 0
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_tensorboard_events(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    options = ["--search-epochs", "1", "--epochs", "2", "--tensorboard", "--out", out]
+    assert run("train", *TINY, *options, "--quiet") == 0
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    epochs = [line["train_loss"] for line in lines if "step" not in line]
+    assert [e.value for e in events.Scalars("train/train_loss/epoch")] == pytest.approx(epochs)
+    assert [e.step for e in events.Scalars("train/train_loss/step")] == list(range(15))
+
+
+def test_quiet_shows_the_results_only(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--network", trained / "network.pt", "--quiet") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert len(shown.out.splitlines()) == 2
+
+
+MISTAKES = {
+    "unknown command": (["serach"], "serach"),
+    "no command": ([], "COMMAND"),
+    "unknown option": (["search", "--epoch", "3"], "--epoch"),
+    "not a number": (["search", "--epochs", "many"], "many"),
+    "too small": (["search", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    "not finite": (["search", "--learning-rate", "nan"], "learning_rate must be finite"),
+    "wrong choice": (["search", "--rule", "best"], "best_subset"),
+    "wrong preset": (["train", "--preset", "huge"], "paper"),
+    "lengths": (["search", "--m", "7,8"], "m has 2 values; a cell has 4 nodes"),
+    "s too large": (["search", "--s", "15"], "at most the 14 candidates of node 0, got 15"),
+    "no such data": (["search", "--data", "nowhere"], "nowhere"),
+    "no such device": (["search", "--device", "tpu"], "tpu"),
+    "no such genotype": (["draw", "--genotype", "ISTA_9"], "ISTA_onestage"),
+    "no such network": (["evaluate", "--network", "none.pt"], "none.pt cannot be read"),
+    "training option": (["evaluate", "--network", "RUN/network.pt", "--clip", "1"], "--epochs"),
+    "nothing to evaluate": (["evaluate"], "--genotype"),
+    "no run": (["resume", "."], "no config.json"),
+    "no run to report": (["report", "nowhere"], "nowhere"),
+    "run there already": (["train", "--out", "RUN"], "isnas resume"),
+    "wrong picture": (["draw", "--genotype", "DARTS_V2", "--out", "a.gif"], ".svg"),
+    "cifar not there": (["search", "--data", "cifar10"], "--download"),
+    "other classes": (["evaluate", "--network", "RUN/network.pt", "--data", "FOLDER"], "classes"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "word"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_clear_line(
+    arguments: list[str],
+    word: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "folder" / name / "0.png")
+    places = {"RUN": str(trained), "FOLDER": "folder"}
+    given = []
+    for argument in arguments:
+        for name, place in places.items():
+            argument = argument.replace(name, place)
+        given.append(argument)
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*given) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert word in shown.err
+    assert sorted(tmp_path.rglob("*")) == before, "a mistake leaves nothing behind"
+
+
+def test_a_damaged_network_is_one_clear_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("network.pt", "network.json"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    content = (tmp_path / "network.pt").read_bytes()
+    (tmp_path / "network.pt").write_bytes(content[: len(content) // 2])
+    assert run("evaluate", "--network", tmp_path / "network.pt") == 2
+    shown = capsys.readouterr()
+    assert "damaged" in shown.err
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_unwritable_directory_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("train", *TINY, "--out", tmp_path / "file" / "run") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_module_and_interruption(tmp_path: Path) -> None:
+    """`python -m isnas` is the command; SIGINT ends it with the command that goes on."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "isnas", "train", *TINY, "--epochs", "200", "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "epoch 2/" in line:
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert f"isnas resume {out}" in rest
+    assert "Traceback" not in rest
