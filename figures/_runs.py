@@ -50,29 +50,28 @@ def open_groups(texts: Sequence[str]) -> Groups:
 
 def group_runs(labelled: Sequence[tuple[str, RunRecord]]) -> Groups:
     """Group runs by label; those with the label ``""`` get one that says the method and what is special."""
-    groups: Groups = {label: [] for label, _ in labelled if label}
     settings: list[tuple[str, dict[str, Any]]] = []
-    rest: list[list[RunRecord]] = []
     for label, run in labelled:
-        if label:
-            groups[label].append(run)
-            continue
-        own = {k: v for k, v in run.options.items() if k not in _INCIDENTAL}
-        key = (run.command, {**own, "genotype": run.config.get("genotype")})
-        if key not in settings:
-            settings.append(key)
-            rest.append([])
-        rest[settings.index(key)].append(run)
-    for (command, options), runs in zip(settings, rest, strict=True):
+        if not label and (own := _settings(run)) not in settings:
+            settings.append(own)
+    taken = {label for label, _ in labelled}
+    names = []
+    for command, options in settings:
         others = [o for c, o in settings if c == command]
         differing = {k: options[k] for k in options if any(o.get(k) != options[k] for o in others)}
-        name = label = ", ".join([METHODS.get(command, command), *map(_setting, differing.items())])
-        number = 1
-        while label in groups:
-            number += 1
-            label = f"{name} ({number})"
-        groups[label] = runs
+        name = ", ".join([METHODS.get(command, command), *map(_setting, differing.items())])
+        number = sum(other == name or other.startswith(f"{name} (") for other in (*names, *taken))
+        names.append(f"{name} ({number + 1})" if number else name)
+    groups: Groups = {}
+    for label, run in labelled:
+        groups.setdefault(label or names[settings.index(_settings(run))], []).append(run)
     return groups
+
+
+def _settings(run: RunRecord) -> tuple[str, dict[str, Any]]:
+    """Return what makes a run an experiment: its command, options and architecture given."""
+    own = {name: value for name, value in run.options.items() if name not in _INCIDENTAL}
+    return run.command, {**own, "genotype": run.config.get("genotype")}
 
 
 def _setting(item: tuple[str, Any]) -> str:

@@ -44,7 +44,7 @@ def tidy(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> No
 def whole_numbers(axes: Iterable[Axes], most: int = 6) -> None:
     """Put ticks of the x axes at whole numbers only."""
     for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(most, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(most, integer=True, min_n_ticks=1))
 
 
 def plain_log_labels(axis: Axis) -> None:

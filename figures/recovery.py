@@ -179,7 +179,7 @@ def draw_residuals(
     ax.set_xscale("log")
     plain_log_labels(ax.xaxis)
     ax.set(xlim=(fractions[0], fractions[-1]), ylim=(0, 1.05))
-    tidy(ax, xlabel="λ, as a share of the least that gives z = 0", title=title)
+    tidy(ax, xlabel="λ / (λ from which z = 0)", title=title)
 
 
 def make_figure(
@@ -208,7 +208,7 @@ def make_figure(
     if trials < 1:
         raise UserError(f"trials must be at least 1, got {trials}")
     random = torch.Generator().manual_seed(seed)
-    rows = len(sparsities) * len(sizes)
+    rows = len(sparsities) * max(len(sizes), 3)  # room to write s beside them
     figure = new_figure(PAGE_WIDTH, len(RULES) * (0.1 * rows + 0.3) + 2.2)
     heights = [0.1 * rows] * len(RULES) + [1.2]
     axes = figure.subplots(len(RULES) + 1, len(KINDS), height_ratios=heights)

@@ -5,16 +5,13 @@ python -m figures.report RUN -o report.html
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from isnas.errors import UserError
@@ -24,6 +21,7 @@ from isnas.records import RunRecord
 
 from . import cells, compare, freezing, sparsity, training
 from ._command import Parser
+from ._page import document, picture, table
 from ._runs import METHODS
 
 _OPTIONS: dict[str, type[RunOptions]] = {
@@ -31,25 +29,6 @@ _OPTIONS: dict[str, type[RunOptions]] = {
     "train": TrainOptions,
     "evaluate": EvaluateOptions,
 }
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222; background: #fff;
-       max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p.status { color: #555; margin-top: .2rem; }
-img { display: block; max-width: 100%; height: auto; margin: .5rem auto; }
-figure { margin: 1rem 0; } figcaption { color: #444; font-size: .9rem; }
-pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere;
-      font: .85rem/1.45 "DejaVu Sans Mono", monospace; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
-th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd;
-         vertical-align: top; overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.columns { columns: 2 20rem; } .columns table { width: 100%; } .columns .wide { overflow: visible; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; }
-  figure, tr { break-inside: avoid; } img { max-height: 22cm; } }
-"""
 
 
 def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
@@ -87,14 +66,7 @@ def page(run: RunRecord) -> str:
         ("Configuration", _configuration(run)),
         ("To do it again", _commands(run)),
     ]
-    body = "\n".join(f"<h2>{escape(head)}</h2>\n{text}" for head, text in sections if text)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="status">{escape(", ".join(about))}</p>\n'
-        f"{body}\n</body>\n</html>\n"
-    )
+    return document(title, ", ".join(about), sections)
 
 
 def commands_of(run: RunRecord) -> list[str]:
@@ -111,7 +83,9 @@ def commands_of(run: RunRecord) -> list[str]:
     for field in option_fields(_OPTIONS.get(run.command, RunOptions)):
         value = run.options.get(field.name, field.default)
         same = tuple(value) == field.default if isinstance(value, list) else value == field.default
-        if same or value is None or field.name == "seed":
+        # without --epochs a saved network is only tested
+        needed = field.name == "epochs" and "network" in run.config
+        if (same and not needed) or value is None or field.name == "seed":
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         if isinstance(value, (list, tuple)):
@@ -131,8 +105,8 @@ def _architecture(run: RunRecord) -> str:
     caption = "The architecture."
     if known:
         caption += " A line is as wide as its coefficient is large; negative ones are dashed."
-    picture = _figure(cells.make_figure(run, width=7.0), "Diagrams of the cells", caption)
-    return f"{picture}\n<pre>{escape(str(run.genotype))}</pre>"
+    drawn = picture(cells.make_figure(run, width=7.0), "Diagrams of the cells", caption)
+    return f"{drawn}\n<pre>{escape(str(run.genotype))}</pre>"
 
 
 def _results(run: RunRecord) -> str:
@@ -151,7 +125,7 @@ def _results(run: RunRecord) -> str:
         rows.append([name.replace("_", " "), *shown])
     hours = sum(float(s) for part in run.parts for s in run.seconds(part) if s == s) / 3600
     spent = f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} seconds"
-    return f"{_table(rows, header=True, numbers=True)}\n<p>Time of all epochs: {spent}.</p>"
+    return f"{table(rows, header=True, numbers=True)}\n<p>Time of all epochs: {spent}.</p>"
 
 
 def _number(name: str, value: float | None) -> str:
@@ -164,7 +138,7 @@ def _number(name: str, value: float | None) -> str:
 
 def _configuration(run: RunRecord) -> str:
     options = [[name, _plain(value)] for name, value in run.options.items()]
-    parts = [f'<div class="columns">{_table(options)}</div>']
+    parts = [f'<div class="columns">{table(options)}</div>']
     data = run.config.get("data") or {}
     facts = {f"data: {k}": v for k, v in data.items() if k in ("name", "train", "test", "size")}
     facts |= {f"version: {k}": v for k, v in (run.config.get("versions") or {}).items()}
@@ -172,7 +146,7 @@ def _configuration(run: RunRecord) -> str:
         f"changed on resuming: {k}": v for c in run.config.get("changes", []) for k, v in c.items()
     }
     if facts:
-        parts.append(_table([[name, _plain(value)] for name, value in facts.items()]))
+        parts.append(table([[name, _plain(value)] for name, value in facts.items()]))
     return "\n".join(parts)
 
 
@@ -187,17 +161,6 @@ def _commands(run: RunRecord) -> str:
     given = run.config.get("arguments")
     begun = f"<p>It was begun as <code>{escape(given)}</code>.</p>" if given else ""
     return f"<pre>{escape(text)}</pre>\n{begun}"
-
-
-def _table(rows: Iterable[Sequence[str]], *, header: bool = False, numbers: bool = False) -> str:
-    lines = []
-    for i, row in enumerate(rows):
-        tag = "th" if header and i == 0 else "td"
-        kind = ' class="number"' if numbers else ""
-        first, *others = map(escape, row)
-        rest = "".join(f"<{tag}{kind}>{text}</{tag}>" for text in others)
-        lines.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
-    return f'<div class="wide"><table>\n{chr(10).join(lines)}\n</table></div>'
 
 
 _PICTURES: tuple[tuple[str, Callable[[RunRecord], Figure], str], ...] = (
@@ -238,20 +201,7 @@ def _picture(
     }
     if not there[title]:
         return title, ""
-    return title, _figure(draw(run), title, caption)
-
-
-def _figure(figure: Figure, title: str, caption: str) -> str:
-    """Return a figure as an image inside the page, its letters as outlines: no font need be there."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "isnas"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    content = base64.b64encode(buffer.getvalue()).decode()
-    width = round(119 * figure.get_figwidth())
-    return (
-        f'<figure><img src="data:image/svg+xml;base64,{content}" alt="{escape(title)}" '
-        f'width="{width}"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    return title, picture(draw(run), title, caption)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from .folding import fold, genotype_of
 from .genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
 from .network import Coefficients, Network, NetworkOptions, build_network, build_supernet
 from .options import EvaluateOptions, SearchOptions, TrainOptions
+from .records import RunRecord, Trajectory
 from .space import DARTS_SPACE, PRIMITIVES, Place, Space
 from .sparse_code import SparseCode, SparseCodeOptions
 
@@ -41,12 +42,14 @@ __all__ = [
     "Network",
     "NetworkOptions",
     "Place",
+    "RunRecord",
     "RunResult",
     "SearchOptions",
     "Space",
     "SparseCode",
     "SparseCodeOptions",
     "TrainOptions",
+    "Trajectory",
     "UserError",
     "build_network",
     "build_supernet",

@@ -70,9 +70,9 @@ class RunOptions:
     seed: int = 0
     device: str = "auto"
     channels: int = 8
-    cells: int = 5
-    batch_size: int = 32
-    epochs: int = 12
+    cells: int = 4
+    batch_size: int = 64
+    epochs: int = 15
     learning_rate: float = 0.05
     min_learning_rate: float = 0.0
     momentum: float = 0.9
@@ -162,7 +162,7 @@ class SearchOptions(SparseCodeOptions, RunOptions):
     }
 
     min_learning_rate: float = 0.001
-    code_learning_rate: float = 3e-3
+    code_learning_rate: float = 6e-3
     code_weight_decay: float = 1e-3
     evaluation_preset: Literal["quick", "paper"] = "quick"
     evaluation_epochs: int = 10
@@ -238,9 +238,9 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
         },
     }
 
-    code_learning_rate: float = 3e-3
+    code_learning_rate: float = 6e-3
     code_weight_decay: float = 1e-3
-    search_epochs: int = 10
+    search_epochs: int = 15
     freeze_threshold: float = 1e-3
     freeze_floor: float = 10.0
     size_limit: int | None = None

@@ -30,6 +30,7 @@ BAD: dict[str, list[object]] = {
     "download": [1, "yes", None],
     "data": [3, None],
     "checkpoint_steps": [-1, 0.5],
+    "tensorboard": [1, None],
     "code_learning_rate": [-1, math.nan],
     "code_weight_decay": [-1, math.nan],
     "evaluation_preset": ["best", None],

@@ -322,6 +322,20 @@ class TestFreezing:
                 assert code.support[i] == supports[i]
                 assert not recovery[i].changed and recovery[i].moved == 0
 
+    def test_entries_of_a_frozen_node_repeat_in_later_recoveries(self) -> None:
+        code = code_of(4)
+        first = code.last_recovery[2]
+        code.freeze(2)
+        again = code.recover()[2]
+        assert torch.equal(again.z, first.z)
+        assert torch.equal(again.coefficients, first.coefficients)
+        assert (again.support, again.gap, again.residual) == (
+            first.support,
+            first.gap,
+            first.residual,
+        )
+        assert (again.moved, again.changed) == (0, False)
+
     def test_gives_b_no_gradient(self) -> None:
         code = code_of(4)
         code.freeze(2)
@@ -362,18 +376,6 @@ class TestState:
         for a, b in zip(code.recover(), other.recover(), strict=True):
             assert (a.support, a.moved, a.changed) == (b.support, b.moved, b.changed)
             assert torch.equal(a.coefficients, b.coefficients)
-
-    def test_that_was_taken_does_not_follow_the_code(self) -> None:
-        code = code_of(4)
-        state = code.state_dict()["_extra_state"]
-        z = [each.clone() for each in state["z"]]
-        support = [list(each) for each in state["support"]]
-        jolt(code, 1.0)
-        code.recover()
-        code.freeze(0)
-        assert all(map(torch.equal, state["z"], z))
-        assert [list(each) for each in state["support"]] == support
-        assert not any(state["frozen"])
 
 
 class TestOptions:

@@ -180,7 +180,7 @@ class TestNetwork:
 class TestData:
     def test_halves_are_used_disjointly(self, toy_data: Callable[..., Dataset]) -> None:
         """Each image is a class of its own here, so labels tell which images a batch has."""
-        stage = search_of(toy_data(n=33, classes=33))
+        stage = search_of(toy_data(n=32, classes=32))
         seen: tuple[set[int], set[int]] = (set(), set())
         for epoch in range(3):
             for batches in stage.batches(epoch, 0):
@@ -190,17 +190,7 @@ class TestData:
                     found.update(y.tolist())
         for_weights, for_code = seen
         assert not for_weights & for_code
-        assert len(for_weights) == 16 and len(for_code) >= 16
-
-    def test_first_batch_is_for_the_weights(self, toy_data: Callable[..., Dataset]) -> None:
-        """With a loss that cannot be lowered by b, weights still learn; and the other way round."""
-        stage = in_float64(search_of(toy_data()))
-        train, valid = batch_of(1), batch_of(2)
-        metrics = stage.train_step((train, valid))
-        other = in_float64(search_of(toy_data()))
-        with torch.no_grad():
-            expected = F.cross_entropy(other.network(valid[0], other.code.coefficients()), valid[1])
-        assert float(metrics["valid_loss"]) == pytest.approx(float(expected))
+        assert len(for_weights) == len(for_code) == 16
 
     def test_test_data_are_never_touched(
         self, toy_data: Callable[..., Dataset], recorder: Any, drive: Drive
