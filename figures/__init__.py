@@ -1,0 +1,1 @@
+"""Figures drawn from recorded runs; each module is a command, too: ``python -m figures.NAME``."""

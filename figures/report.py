@@ -140,7 +140,7 @@ def _configuration(run: RunRecord) -> str:
     options = [[name, _plain(value)] for name, value in run.options.items()]
     parts = [f'<div class="columns">{table(options)}</div>']
     data = run.config.get("data") or {}
-    facts = {f"data: {k}": v for k, v in data.items() if k in ("name", "train", "test", "size")}
+    facts = {f"data: {k}": v for k, v in data.items() if k in ("train", "test", "size")}
     facts |= {f"version: {k}": v for k, v in (run.config.get("versions") or {}).items()}
     facts |= {
         f"changed on resuming: {k}": v for c in run.config.get("changes", []) for k, v in c.items()
@@ -157,10 +157,7 @@ def _plain(value: Any) -> str:
 
 
 def _commands(run: RunRecord) -> str:
-    text = "\n".join(commands_of(run))
-    given = run.config.get("arguments")
-    begun = f"<p>It was begun as <code>{escape(given)}</code>.</p>" if given else ""
-    return f"<pre>{escape(text)}</pre>\n{begun}"
+    return f"<pre>{escape(chr(10).join(commands_of(run)))}</pre>"
 
 
 _PICTURES: tuple[tuple[str, Callable[[RunRecord], Figure], str], ...] = (

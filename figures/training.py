@@ -121,7 +121,7 @@ def make_figure(groups: Groups) -> Figure:
     for column, (stage, curves) in zip(axes.T, stages.items(), strict=True):
         for ax, quantity in zip(column, ("loss", "accuracy"), strict=True):
             draw_curves(curves, quantity, ax, colours)
-        column[0].set_ylim(bottom=0)
+        column[0].set_ylim(0, 1.08 * column[0].dataLim.y1)
         column[1].set_ylim(0, 1.02)
         one_stage = any(part == "train" for members in curves.values() for _, part in members)
         title = "Search, one-stage training" if one_stage else stage.capitalize()

@@ -26,7 +26,7 @@ from .options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions
 from .progress import Progress
 from .randomness import generator
 from .run import Run, versions
-from .space import DARTS_SPACE
+from .space import DARTS_SPACE, Space
 from .sparse_code import SparseCodeOptions
 from .training import Training, network_options, resolve_device, score
 from .two_stage import TwoStageSearch
@@ -258,7 +258,8 @@ def _start(
             options.per_node(name, SPACE)
     dataset = _load(options)
     described = _describe(dataset, options.data)
-    run = Run.create(out, command, options, {"data": described, **extra})
+    described = {"space": dataclasses.asdict(SPACE), "data": described}
+    run = Run.create(out, command, options, {**described, **extra})
     progress = progress or Progress(quiet=True)
     progress.say(f"writing to {run.directory}")
     return _go_on(run, options, None, progress, dataset)
@@ -312,6 +313,10 @@ def _go_on(
         "evaluate": _evaluate_parts,
     }
     parts = builders[run.config["command"]](run, options, dataset, device)
+    names = [part.name for part in parts]
+    if run.config.get("parts") != names:
+        run.config["parts"] = names
+        run.write_config()
     results = execute(
         run,
         parts,
@@ -355,11 +360,15 @@ def _search_parts(
 
     def trained(stage: Stage) -> dict[str, Any]:
         save_network(stage.network, run.directory / "network.pt", run.config["data"])
-        return {**_sizes(stage.network, dataset), **tested(stage)}
+        return tested(stage)
 
     def tested(stage: Stage) -> dict[str, Any]:
-        tested = score(stage.network, _test_batches(dataset, recipe, device))
-        return {"genotype": str(genotype_of(stage.network)), **tested}
+        network = stage.network
+        return {
+            "genotype": str(genotype_of(network)),
+            **_sizes(network, dataset),
+            **score(network, _test_batches(dataset, recipe, device)),
+        }
 
     def from_scratch(genotype: Genotype) -> Stage:
         return Training(_from_scratch(genotype, recipe, dataset), recipe, dataset, device)
@@ -475,6 +484,7 @@ def save_network(network: Network, path: str | Path, data: dict[str, Any] | None
     description = {
         "genotype": genotype_of(network).to_json(),
         "options": dataclasses.asdict(network.options),
+        "space": dataclasses.asdict(network.space),
         "data": data,
     }
     cpu = copy.deepcopy(network).cpu()
@@ -502,8 +512,9 @@ def load_network(path: str | Path) -> Network:
     state = read_tensors(path)
     description = read_json(path.with_suffix(".json"))
     try:
-        genotype = Genotype.from_json(description["genotype"])
-        network = build_network(genotype, **description["options"])
+        space = Space.from_json(description["space"])
+        genotype = Genotype.from_json(description["genotype"], space)
+        network = build_network(genotype, **description["options"], space=space)
         network.load_state_dict(state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .genotype import Genotype
-from .network import Network, NetworkOptions, build_network
-from .space import DARTS_SPACE, Space
+from .network import Network
+from .space import Place
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -35,10 +34,37 @@ def count_multiply_adds(network: Network, size: tuple[int, int] = (32, 32)) -> i
     return counter.get_total_flops() // 2  # a multiply-add counts as two operations there
 
 
-def genotype_parameters(
-    genotype: Genotype, options: NetworkOptions, space: Space = DARTS_SPACE
-) -> int:
-    """Return the parameters of a genotype's discrete network, without building its weights."""
-    with torch.device("meta"):
-        network = build_network(genotype, **dataclasses.asdict(options), space=space)
-    return count_parameters(network)
+class PlaceCosts:
+    """Parameters of discrete networks, read off the super-net that has all their operations.
+
+    Parameters
+    ----------
+    supernet : Network
+    """
+
+    def __init__(self, supernet: Network) -> None:
+        self.costs = {
+            kind: {
+                place: sum(map(count_parameters, supernet.operations_at(kind, [place])))
+                for place in supernet.places[kind]
+            }
+            for kind in supernet.space.kinds
+        }
+        every = sum(sum(costs.values()) for costs in self.costs.values())
+        self.rest = count_parameters(supernet) - every
+
+    def parameters(self, places: Mapping[str, Iterable[Place]]) -> int:
+        """Return the parameters of the network that has these places, without the auxiliary head's."""
+        return self.rest + sum(self.costs[kind][p] for kind in places for p in places[kind])
+
+    def least(self, s: Sequence[int]) -> int:
+        """Return the parameters of the smallest network with `s[node]` operations at every node."""
+        smallest = {
+            kind: [
+                place
+                for node, number in enumerate(s)
+                for place in sorted((p for p in costs if p.node == node), key=costs.get)[:number]
+            ]
+            for kind, costs in self.costs.items()
+        }
+        return self.parameters(smallest)

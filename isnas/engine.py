@@ -188,10 +188,12 @@ def execute(
                 continue
             stage = part.build(run.results)
             sums: dict[str, float] = {}
+            spent = 0.0
             if checkpoint is not None and checkpoint["stage"] == part.name:
                 try:
                     stage.load_state_dict(checkpoint["state"]["stage"])
                     sums = dict(checkpoint["state"]["sums"])
+                    spent = float(checkpoint["seconds"])
                 except (KeyError, TypeError, ValueError, RuntimeError) as error:
                     raise UserError(
                         f"the checkpoint does not fit this run: {str(error).splitlines()[0]}"
@@ -199,7 +201,7 @@ def execute(
             else:
                 stage.begin(run)
             try:
-                _drive(run, part.name, stage, sums, stop, checkpoint_steps, progress)
+                _drive(run, part.name, stage, sums, spent, stop, checkpoint_steps, progress)
             finally:
                 progress.end()
             run.results[part.name] = part.finish(stage)
@@ -213,6 +215,7 @@ def _drive(
     name: str,
     stage: Stage,
     sums: dict[str, float],
+    spent: float,
     stop: StopRequest,
     checkpoint_steps: int,
     progress: Progress,
@@ -223,12 +226,13 @@ def _drive(
     def total() -> int:
         return stage.epochs * stage.steps
 
-    def save() -> None:
-        run.save_checkpoint(name, {"stage": stage.state_dict(), "sums": sums})
+    def save(seconds: float) -> None:
+        state = {"stage": stage.state_dict(), "sums": sums}
+        run.save_checkpoint(name, state, seconds)
 
     progress.begin(f"{name} ({stage.title})", done(), total())
     while stage.epoch < stage.epochs:
-        begun, first = time.monotonic(), stage.step
+        begun = time.monotonic() - spent
         pending: list[dict[str, Tensor]] = []
 
         def flush(pending: list[dict[str, Tensor]] = pending) -> None:
@@ -245,7 +249,7 @@ def _drive(
             due = checkpoint_steps and stage.step % checkpoint_steps == 0
             if stage.step < stage.steps and (due or stop.requested):
                 flush()
-                save()
+                save(time.monotonic() - begun)
             if stop.requested and stage.step < stage.steps:
                 raise Interrupted(run.directory)
         flush()
@@ -256,14 +260,14 @@ def _drive(
             {
                 "part": name,
                 "epoch": stage.epoch,
-                "steps": stage.steps - first,
                 "seconds": round(time.monotonic() - begun, 3),
             }
         )
         stage.epoch, stage.step = stage.epoch + 1, 0
         sums.clear()
+        spent = 0.0
         progress.epoch(stage.describe(metrics), done(), total())
-        save()
+        save(0.0)
         if stop.requested:
             raise Interrupted(run.directory)
 

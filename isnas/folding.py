@@ -35,12 +35,12 @@ def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network
     UserError
         When an active operation has no closing batch norm to absorb its coefficient.
     """
-    places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
     if supernet.options.closing_norm != "all":
         raise UserError(
             "fold needs a super-net whose operations all end in a batch norm "
             f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
         )
+    places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
     with torch.device("meta"):
         folded = Network(supernet.space, places, supernet.concat, supernet.options)
     like = next(supernet.parameters())
@@ -52,10 +52,10 @@ def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network
             for operation in folded.operations_at(kind, [place]):
                 operation.norm.weight.mul_(value)
                 operation.norm.bias.mul_(value)
-    folded.drop_path = supernet.drop_path
+    folded.drop_path.rate = supernet.drop_path.rate
     return folded.train(supernet.training)
 
 
 def genotype_of(network: Network) -> Genotype:
     """Return the genotype of a discrete network."""
-    return Genotype.from_places(network.places, network.space)
+    return Genotype.from_places(network.places, network.space, network.concat)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .errors import UserError
+from .files import write_json
 from .space import DARTS_SPACE, Place, Space
 
 _TEXT_NAMES = {"reduction": "reduce"}  # DARTS's keyword for the kind of cell
@@ -67,7 +68,7 @@ class CellGenotype:
                         f"it can read states 0 to {state - 1} only"
                     )
             if len(set(edges)) != len(edges):
-                raise UserError(f"node {node} has the same incoming operation twice: {edges}")
+                raise UserError(f"node {node} has an incoming operation twice: {_short(edges)}")
         states = range(self.inputs, self.inputs + len(self.nodes))
         if (
             not self.concat
@@ -75,7 +76,7 @@ class CellGenotype:
             or not set(self.concat) <= set(states)
         ):
             raise UserError(
-                f"concat is {list(self.concat)}; expected different states out of {list(states)}"
+                f"concat is {_short(self.concat)}; expected different states out of {tuple(states)}"
             )
 
     def canonical(self) -> CellGenotype:
@@ -137,15 +138,23 @@ class Genotype:
         return self["reduction"]
 
     @classmethod
-    def from_places(cls, places: Mapping[str, Iterable[Place]], space: Space) -> Genotype:
-        """Return the genotype that has exactly these places in each kind of cell; all nodes are concatenated."""
+    def from_places(
+        cls,
+        places: Mapping[str, Iterable[Place]],
+        space: Space,
+        concat: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Genotype:
+        """Return the genotype that has exactly these places in each kind of cell.
+
+        `concat` names the states that each kind concatenates; by default all nodes.
+        """
         cells = {}
         for kind in space.kinds:
             nodes: list[list[Edge]] = [[] for _ in range(space.nodes)]
             for place in sorted(places[kind]):
                 nodes[place.node].append(Edge(space.primitives[place.operation], place.source))
-            concat = range(space.inputs, space.inputs + space.nodes)
-            cells[kind] = CellGenotype(tuple(map(tuple, nodes)), tuple(concat), space.inputs)
+            states = space.all_nodes if concat is None else tuple(concat[kind])
+            cells[kind] = CellGenotype(tuple(map(tuple, nodes)), states, space.inputs)
         return cls(tuple(cells.items()))
 
     def places(self, space: Space) -> dict[str, tuple[Place, ...]]:
@@ -214,7 +223,7 @@ class Genotype:
         UserError
             When the text is not of that form or does not describe a genotype of the space.
         """
-        genotype = _parse(text)
+        genotype = _parse(text, space)
         genotype.check(space)
         return genotype
 
@@ -255,8 +264,14 @@ class Genotype:
         return genotype
 
     def save(self, path: str | Path) -> None:
-        """Write the genotype as JSON."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        """Write the genotype as JSON, whole or not at all.
+
+        Raises
+        ------
+        UserError
+            When the file cannot be written.
+        """
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, name: str | Path, space: Space = DARTS_SPACE) -> Genotype:
@@ -281,10 +296,10 @@ class Genotype:
             if not text.startswith("{"):
                 return cls.parse(text, space)
             return cls.from_json(json.loads(text), space)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"genotype file {str(name)!r} is no valid JSON: {error}") from None
         except UserError as error:
             raise UserError(f"genotype file {str(name)!r}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"genotype file {str(name)!r} is no valid JSON: {error}") from None
 
 
 def random_genotype(
@@ -304,7 +319,9 @@ def random_genotype(
 
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"expected a whole number, got {value!r}")
+        raise UserError(f"expected a whole number, got {_short(value)}")
+    if abs(value) > 10**6:
+        raise UserError("expected the number of a state, got one of more than six digits")
     return value
 
 
@@ -315,11 +332,21 @@ def _edge(pair: Any) -> Edge:
         or len(pair) != 2
         or not isinstance(pair[0], str)
     ):
-        raise UserError(f"expected a pair (operation, earlier state), got {pair!r}")
+        raise UserError(f"expected a pair (operation, earlier state), got {_short(pair)}")
+    if len(pair[0]) > 100:
+        raise UserError(f"expected the name of an operation, got {_short(pair[0])}")
     return Edge(pair[0], _integer(pair[1]))
 
 
-def _parse(text: str) -> Genotype:
+def _short(value: Any) -> str:
+    """Return a value in a few letters, whatever it is."""
+    try:
+        return f"{value!r:.60}"
+    except (ValueError, RecursionError):  # numbers of thousands of digits, deep nests
+        return f"a {type(value).__name__}"
+
+
+def _parse(text: str, space: Space) -> Genotype:
     form = "Genotype(normal=[(operation, state), ...], normal_concat=range(2, 6), reduce=..., ...)"
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -332,13 +359,12 @@ def _parse(text: str) -> Genotype:
         or call.args
     ):
         raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}")
+    kinds = {_TEXT_NAMES.get(kind, kind): kind for kind in space.kinds}
+    expected = sorted(part for name in kinds for part in (name, f"{name}_concat"))
+    given = sorted(str(keyword.arg) for keyword in call.keywords)
+    if given != expected:
+        raise UserError(f"genotype text has the fields {_short(given)}; expected {expected}")
     fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-    kinds = {_TEXT_NAMES.get(kind, kind): kind for kind in ("normal", "reduction")}
-    expected = {part for name in kinds for part in (name, f"{name}_concat")}
-    if set(fields) != expected:
-        raise UserError(
-            f"genotype text has the fields {sorted(map(str, fields))}; expected {sorted(expected)}"
-        )
     cells = []
     for name, kind in kinds.items():
         written, concat = fields[name], fields[f"{name}_concat"]
@@ -352,7 +378,8 @@ def _parse(text: str) -> Genotype:
                 )
             written = [written[i : i + 2] for i in range(0, len(written), 2)]
         nodes = tuple(tuple(_edge(pair) for pair in edges) for edges in written)
-        cells.append((kind, CellGenotype(nodes, tuple(_integer(i) for i in concat))))
+        states = tuple(_integer(i) for i in concat)
+        cells.append((kind, CellGenotype(nodes, states, space.inputs)))
     return Genotype(tuple(cells))
 
 
@@ -366,8 +393,7 @@ def _literal(node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise UserError(
-            f"genotype text holds something that is neither a list of pairs nor range(a, b): "
-            f"{ast.unparse(node)[:60]!r}"
+            "genotype text holds something that is neither a list of pairs nor range(a, b)"
         ) from None
 
 

@@ -48,6 +48,13 @@ class Coefficients:
     values: Tensor
     places: tuple[Place, ...]
 
+    def __post_init__(self) -> None:
+        if len(set(self.places)) != len(self.places) or self.values.shape != (len(self.places),):
+            raise ValueError(
+                f"coefficients need one value for each of different places, got values of shape "
+                f"{tuple(self.values.shape)} for {len(self.places)} places"
+            )
+
 
 class Outputs(NamedTuple):
     """Class scores before the softmax, shapes (B, classes)."""
@@ -235,6 +242,11 @@ class Network(nn.Module):
         options: NetworkOptions,
     ) -> None:
         super().__init__()
+        if set(space.kinds) != {"normal", "reduction"} or space.inputs != 2:
+            raise UserError(
+                f"this network is made of normal and reduction cells with two inputs; the space "
+                f"has {', '.join(space.kinds)} cells with {space.inputs} inputs"
+            )
         self.space = space
         self.options = options
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
@@ -302,6 +314,8 @@ class Network(nn.Module):
         -------
         Tensor, shape (B, classes), or Outputs
         """
+        if auxiliary and not self.options.auxiliary:
+            raise UserError("the network was built without an auxiliary head")
         incoming = {
             kind: self._incoming(kind, None if coefficients is None else coefficients[kind])
             for kind in self.space.kinds
@@ -350,10 +364,9 @@ def build_supernet(
     options: NetworkOptions, space: Space = DARTS_SPACE, *, seed: int = 0
 ) -> Network:
     """Return the super-net: every place of the space in every cell, initial weights drawn from `seed`."""
-    concat = tuple(range(space.inputs, space.inputs + space.nodes))
     places = {kind: space.places() for kind in space.kinds}
     with seeded(seed, "weights"):
-        return Network(space, places, dict.fromkeys(space.kinds, concat), options)
+        return Network(space, places, dict.fromkeys(space.kinds, space.all_nodes), options)
 
 
 def build_network(

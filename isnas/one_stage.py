@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .counting import genotype_parameters
+from .counting import PlaceCosts
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
@@ -21,7 +21,7 @@ from .sparse_code import NodeRecovery, SparseCode
 from .training import Weights, code_optimizer, hits, network_options
 from .two_stage import changed_nodes
 
-DRAWS = 1000
+DRAWS = 10_000
 """Codes that are drawn at most to find a first architecture within the size limit."""
 
 
@@ -46,8 +46,9 @@ class OneStageTraining(Stage):
         self.options = options
         self.device = device
         self.space = space
-        self.shape = network_options(options, dataset, closing_norm="all")
-        self.network = build_supernet(self.shape, space, seed=options.seed).to(device)
+        shape = network_options(options, dataset, closing_norm="all")
+        self.network = build_supernet(shape, space, seed=options.seed).to(device)
+        self.sizes = PlaceCosts(self.network)
         for cell in self.network.cells:
             train_affine(cell.operations, False)
         self.code = self._first_code().to(device)
@@ -66,18 +67,27 @@ class OneStageTraining(Stage):
         )
 
     def _first_code(self) -> SparseCode:
+        limit, least = (
+            self.options.size_limit,
+            self.sizes.least(self.options.per_node("s", self.space)),
+        )
+        if limit is not None and limit < least:
+            raise UserError(
+                f"size_limit must be at least {least}, the parameters of the smallest architecture "
+                f"of this depth and width; got {limit}"
+            )
         for draw in range(DRAWS):
             code = SparseCode(self.space, self.options, seed=self.options.seed, draw=draw)
             if self._small_enough(code):
                 return code
         raise UserError(
-            f"size_limit {self.options.size_limit}: none of {DRAWS} random architectures of this "
-            f"depth and width is that small"
+            f"size_limit {limit}: none of {DRAWS} random architectures of this depth and width is "
+            f"that small"
         )
 
     def _small_enough(self, code: SparseCode) -> bool:
         limit = self.options.size_limit
-        return limit is None or genotype_parameters(code.genotype(), self.shape) <= limit
+        return limit is None or self.sizes.parameters(code.places) <= limit
 
     def _accept(self) -> None:
         """Remember the codes as they are, to come back to when a later architecture is too large."""
@@ -128,8 +138,10 @@ class OneStageTraining(Stage):
         recovery = self.code.recover()
         refused = not self._small_enough(self.code)
         if refused:
-            self.code.load_state_dict(self._accepted["code"])
-            self.code_optimizer.load_state_dict(self._accepted["adam"])
+            # copies: an optimizer goes on with the very tensors that it is given
+            accepted = copy.deepcopy(self._accepted)
+            self.code.load_state_dict(accepted["code"])
+            self.code_optimizer.load_state_dict(accepted["adam"])
         else:
             for i, node in enumerate(recovery):
                 if not self.code.frozen[i] and self._settled(node):
@@ -180,7 +192,8 @@ class OneStageTraining(Stage):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.searched, self._accepted = state["searched"], state["accepted"]
+        self.searched = state["searched"]
+        self._accepted = copy.deepcopy(state["accepted"])
         for i, frozen in enumerate(self.code.frozen):
             if frozen:
                 self._release(i)

@@ -54,7 +54,7 @@ class RunOptions:
     weight_decay : float
         Of the weights.
     clip : float
-        Largest norm of the weights' gradient.
+        Largest norm of the weights' gradient; 0: any.
     checkpoint_steps : int
         Write a checkpoint every so many steps, besides those at the ends of epochs; 0: none.
     tensorboard : bool

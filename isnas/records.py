@@ -25,7 +25,7 @@ from .errors import UserError
 from .files import read_json
 from .genotype import Genotype
 from .run import RECOVERY_SCALARS
-from .space import DARTS_SPACE, Place, Space
+from .space import Place, Space
 
 Columns = dict[str, np.ndarray]
 """A table by columns, all of one length."""
@@ -48,8 +48,8 @@ class Trajectory:
     b : ndarray, shape (R, m)
         The code that z was recovered from.
     z : ndarray, shape (R, n)
-        The recovered vector before the cut. A frozen node is not recovered: from the recovery after its freezing on
-        this is the vector that it was frozen with, after the cut.
+        The recovered vector before the cut. A frozen node is not recovered: its entries repeat those it was frozen
+        with.
     support : ndarray of int, shape (R, s)
         Indices of the active candidates, ascending.
     coefficients : ndarray, shape (R, s)
@@ -158,20 +158,17 @@ class RunRecord:
     @cached_property
     def space(self) -> Space:
         """The search space."""
-        written = self.config.get("space")
-        if written is None:
-            return DARTS_SPACE
         try:
-            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
-            return Space(**lists)
-        except (AttributeError, TypeError, ValueError) as error:
+            return Space.from_json(self.config["space"])
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{self.directory}/config.json: no search space: {error}") from None
 
     @property
     def status(self) -> Literal["finished", "unfinished"]:
         """Whether all parts have results. Whether an unfinished run still goes on cannot be seen in its files."""
-        expected = self.config.get("parts") or _parts_of(self.command, self.options)
-        return "finished" if set(expected) <= set(self.results) else "unfinished"
+        expected = self.config.get("parts")
+        done = expected is not None and set(expected) <= set(self.results)
+        return "finished" if done else "unfinished"
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -211,19 +208,11 @@ class RunRecord:
     def seconds(self, part: str) -> np.ndarray:
         """Return the seconds that each epoch in `epochs` took; nan where they are not recorded.
 
-        Of an epoch in which the run was broken off only the time since is known; it is scaled up to the whole epoch.
+        What was lost to interruptions, between the last checkpoint and the end of the process, is not counted.
         """
-        done = self.steps(part).get("epoch", np.array([], dtype=np.int64))
-        spent = {line["epoch"]: line for line in self._times if line["part"] == part}
-        found = []
-        for epoch in self.epochs(part).get("epoch", ()):
-            line = spent.get(int(epoch), {})
-            try:
-                known = max(line["steps"], 1)
-                found.append(line["seconds"] * max((done == epoch).sum(), known) / known)
-            except (KeyError, TypeError):
-                found.append(np.nan)
-        return np.array(found, dtype=float)
+        spent = {line["epoch"]: line.get("seconds") for line in self._times if line["part"] == part}
+        epochs = self.epochs(part).get("epoch", ())
+        return np.array([spent.get(int(epoch), np.nan) for epoch in epochs], dtype=float)
 
     @cached_property
     def genotype(self) -> Genotype | None:
@@ -280,16 +269,6 @@ class RunRecord:
     @cached_property
     def _times(self) -> list[dict[str, Any]]:
         return _read_lines(self.directory / "times.jsonl")
-
-
-def _parts_of(command: str, options: dict[str, Any]) -> tuple[str, ...]:
-    """Return the parts that a run will have, for one that does not say."""
-    if command != "search":
-        return (command,)
-    if not options.get("evaluation_epochs"):
-        return ("search",)
-    drawn = options.get("random_architectures", 0)
-    return ("search", "found", *(f"random-{i + 1}" for i in range(drawn)))
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

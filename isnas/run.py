@@ -17,8 +17,6 @@ import io
 import json
 import os
 import platform
-import shlex
-import sys
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -98,7 +96,6 @@ class Run:
             "options": options.to_json(),
             **(extra or {}),
             "versions": versions(),
-            "arguments": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}",
         }
         try:
@@ -260,7 +257,9 @@ class Run:
         np.savez(buffer, **arrays)
         write_atomically(self.directory / "codes" / f"{name}.npz", buffer.getvalue())
 
-    def save_checkpoint(self, stage: str | None, state: dict[str, Any]) -> Path:
+    def save_checkpoint(
+        self, stage: str | None, state: dict[str, Any], seconds: float = 0.0
+    ) -> Path:
         """Write a checkpoint and keep the last two.
 
         Parameters
@@ -269,6 +268,8 @@ class Run:
             The stage under way; None between stages.
         state : dict
             Its state: tensors and plain data.
+        seconds : float
+            Spent in the present epoch.
         """
         # what the checkpoint counts on must be on the disk before it is
         for path in self._files.values():
@@ -282,6 +283,7 @@ class Run:
                 "number": self._saved,
                 "stage": stage,
                 "state": state,
+                "seconds": seconds,
                 "options": self.config["options"],
                 "results": self.results,
                 "recoveries": self._recoveries,
@@ -297,7 +299,16 @@ class Run:
         write_json(self.directory / "results.json", self.results)
 
 
-_CHECKPOINT_KEYS = {"number", "stage", "state", "options", "results", "recoveries", "sizes"}
+_CHECKPOINT_KEYS = {
+    "number",
+    "stage",
+    "state",
+    "seconds",
+    "options",
+    "results",
+    "recoveries",
+    "sizes",
+}
 
 RECOVERY_SCALARS = (
     "residual",

@@ -8,7 +8,7 @@ operation), is a *place*. Codes say which places are active; the super-net runs 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PRIMITIVES = (
     "max_pool_3x3",
@@ -63,6 +63,11 @@ class Space:
                 f"nodes={self.nodes}, inputs={self.inputs}, kinds={self.kinds}"
             )
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Space:
+        """Build a space from what `dataclasses.asdict` and JSON made of one."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
     def candidates(self, node: int) -> tuple[Place, ...]:
         """Return the places of `node`, by source and then by operation: the order of its vector z."""
         return tuple(
@@ -74,6 +79,11 @@ class Space:
     def places(self) -> tuple[Place, ...]:
         """Return all places of a cell, node by node."""
         return tuple(place for node in range(self.nodes) for place in self.candidates(node))
+
+    @property
+    def all_nodes(self) -> tuple[int, ...]:
+        """The states that are nodes."""
+        return tuple(range(self.inputs, self.inputs + self.nodes))
 
     def label(self, place: Place) -> str:
         """Return the place in words, e.g. ``sep_conv_3x3<0``: the operation and the state that it reads."""

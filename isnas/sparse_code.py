@@ -18,6 +18,8 @@ re-encoding (b <- A z_S after a recovery) restore the equality.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -77,23 +79,23 @@ class SparseCodeOptions:
     init_scale: float = 1e-3
 
     def __post_init__(self) -> None:
+        if hasattr(super(), "__post_init__"):  # in the options of a command
+            super().__post_init__()
         for name in ("m", "s"):
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
             if not values or any(type(v) is not int or v < 1 for v in values):
                 raise UserError(f"{name} must be whole numbers of at least 1, got {value!r}")
-        if not self.lam >= 0 or self.lam == float("inf"):
-            raise UserError(f"lam must be a finite number of at least 0, got {self.lam!r}")
-        if not 0 < self.init_scale < float("inf"):
-            raise UserError(f"init_scale must be positive and finite, got {self.init_scale!r}")
+        for name, least in (("lam", "at least 0"), ("init_scale", "above 0")):
+            value = getattr(self, name)
+            number = type(value) in (int, float) and 0 <= value < float("inf")
+            if not number or (value == 0 and name == "init_scale"):
+                raise UserError(f"{name} must be a finite number {least}, got {value!r}")
         for name, kind in (("matrix", Matrix), ("rule", Rule), ("solver", Solver)):
             if getattr(self, name) not in get_args(kind):
                 raise UserError(
                     f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}"
                 )
-
-        if hasattr(super(), "__post_init__"):  # in the options of a command
-            super().__post_init__()
 
     def per_node(self, name: Literal["m", "s"], space: Space) -> tuple[int, ...]:
         """Return `m` or `s` for every node of a cell."""
@@ -102,9 +104,17 @@ class SparseCodeOptions:
         if len(values) != space.nodes:
             raise UserError(f"{name} has {len(values)} values; a cell has {space.nodes} nodes")
         for node, number in enumerate(values):
-            if name == "s" and number > (n := len(space.candidates(node))):
+            if name != "s":
+                continue
+            n = len(space.candidates(node))
+            if number > n:
                 raise UserError(
                     f"s must be at most the {n} candidates of node {node}, got {number}"
+                )
+            if self.rule == "best_subset" and math.comb(n, number) > solvers.MOST_SUPPORTS:
+                raise UserError(
+                    f"s = {number} of {n} candidates has too many subsets for the rule best_subset "
+                    f"(at most {solvers.MOST_SUPPORTS:,}); choose a smaller s or another rule"
                 )
         return values
 
@@ -136,7 +146,7 @@ class NodeRecovery:
     changed : bool
         Whether the support is another than before.
 
-    A node that is frozen is not recovered; its entries repeat.
+    A node that is frozen is not recovered: its entries repeat those it was frozen with, and it has not moved.
     """
 
     kind: str
@@ -206,7 +216,8 @@ class SparseCode(nn.Module):
         self.support: list[tuple[int, ...]] = [() for _ in self.nodes]
         self.frozen = [False] * len(self.nodes)
         self._fixed: list[Tensor | None] = [None] * len(self.nodes)
-        self.last_recovery = self.recover()
+        self.last_recovery: list[NodeRecovery] = []
+        self.recover()
 
     def recover(self) -> list[NodeRecovery]:
         """Recover z from b at every node that is not frozen; the supports stay until the next call.
@@ -239,7 +250,11 @@ class SparseCode(nn.Module):
         coefficients = self._host_coefficients()
         recovered = []
         for i, (kind, node) in enumerate(self.nodes):
-            z, gap, iterations = found.get(i, (self.z[i], float("nan"), 0))
+            if i not in found:
+                again = dataclasses.replace(self.last_recovery[i], moved=0.0, changed=False)
+                recovered.append(again)
+                continue
+            z, gap, iterations = found[i]
             z_before, support_before = before[i]
             recovered.append(
                 NodeRecovery(
@@ -341,6 +356,7 @@ class SparseCode(nn.Module):
             "support": [list(support) for support in self.support],
             "frozen": list(self.frozen),
             "fixed": list(self._fixed),
+            "last_recovery": [vars(node).copy() for node in self.last_recovery],
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -348,6 +364,7 @@ class SparseCode(nn.Module):
         self.A, self.z = list(state["A"]), list(state["z"])
         self.support = [tuple(support) for support in state["support"]]
         self.frozen, self._fixed = list(state["frozen"]), list(state["fixed"])
+        self.last_recovery = [NodeRecovery(**node) for node in state["last_recovery"]]
         for b, frozen in zip(self.b, self.frozen, strict=True):
             b.requires_grad_(not frozen)
         self._assemble()

@@ -105,7 +105,8 @@ class Weights:
 
     def update(self) -> None:
         """Clip the gradients that are there and take a step; then drop them."""
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+        if self.options.clip > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -14,7 +14,7 @@ This package knows nothing of networks.
 
 from sklearn.exceptions import ConvergenceWarning
 
-from ._best_subset import best_subset
+from ._best_subset import MOST_SUPPORTS, best_subset
 from ._lasso import duality_gap, lasso, lasso_path
 from ._matrices import measurement_matrix, mutual_coherence
 from ._result import Knot, LassoResult, SparseResult
@@ -22,6 +22,7 @@ from ._soft_threshold import soft_threshold
 from ._sparsest import sparsest
 
 __all__ = [
+    "MOST_SUPPORTS",
     "ConvergenceWarning",
     "Knot",
     "LassoResult",

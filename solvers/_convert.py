@@ -7,7 +7,7 @@ Padding is harmless: a zero column never enters a solution, a zero row adds noth
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -238,18 +238,20 @@ def _common(named: list[tuple[str, Tensor]]) -> tuple[torch.dtype, torch.device]
     for name, other in rest:
         if other.device != device:
             raise ValueError(f"{name} must be on {first}'s device, {device}, got {other.device}")
-        dtype = torch.promote_types(dtype, other.dtype)
+        if other.dtype != dtype:
+            dtype = torch.promote_types(dtype, other.dtype)
     return dtype, device
 
 
 def _to_host(named: list[tuple[str, Tensor]]) -> list[Array]:
     """All tensors as float64 arrays; one transfer for all of them."""
-    tensors = [tensor.detach() for _, tensor in named]
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    tensors = [tensor for _, tensor in named]
+    with torch.no_grad():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     host = flat.cpu().to(torch.float64).numpy()
-    ends = np.cumsum([0] + [tensor.numel() for tensor in tensors]).tolist()
+    ends = accumulate((tensor.numel() for tensor in tensors), initial=0)
     parts = [
-        host[start:end].reshape(tuple(tensor.shape))
+        host[start:end].reshape(tensor.shape)
         for (start, end), tensor in zip(pairwise(ends), tensors, strict=True)
     ]
     if not np.isfinite(host).all():

@@ -5,22 +5,34 @@ Osborne, Presnell and Turlach, "A new approach to variable selection in least sq
 
 With active columns S and signs s, the solution z and the residual r are linear in lam:
 
-    [[I, A_S], [A_S', 0]] [r; z] = [b; lam s].
+    z = B b - lam B B's,    r = P b + lam B's,
 
-Going down from lam = infinity, the active set changes where a column's correlation |a_j'r|
-reaches lam (it joins) or an active coefficient reaches zero (it leaves). Events that fall
-together (repeated columns, integer matrices) are taken one by one, lowest index first, with no
-progress in lam between them. That this ends is not proved for every tie; 8,500 random integer
-problems did, and what does not is seen by the limit on steps and by the certificate.
+where B is the pseudo-inverse of A_S and P = I - A_S B projects onto what S does not span. Going
+down from lam = infinity, the active set changes where a column's correlation |a_j'r| reaches lam
+(it joins) or an active coefficient reaches zero (it leaves). P then loses or gains one direction,
+and every row of B moves along it. So no system is solved on the way: H (m, n) has, in column j,
+P a_j while j is inactive and its row of B while it is active, and changes by one outer product.
+With d the column of H that joins or leaves, x = a_j if it joins and x = d if it leaves, and
+g = d / d'd, the other columns of H lose
+
+    (a_i'd) g if i is inactive and j joins,   -(a_i'd) g if j leaves,   (h_i'x) g if i is active,
+
+and column j becomes g itself. A'A, which would square the condition number, never appears, and
+what joins is projected twice ("twice is enough", Kahan and Parlett), so rounding only adds up over
+the events. One step of refinement at the end removes it from the answer.
+
+Events that fall together (repeated columns, integer matrices) are taken one by one, lowest index
+first, with no progress in lam between them. That this ends is not proved for every tie; 8,500
+random integer problems did, and what does not is seen by the limit on steps and by the
+certificate.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ._active_set import solve_each
 from ._convert import Array
-from ._problem import correlations
+from ._problem import EPS, correlations
 
 # A correlation below this fraction of ||a_j|| ||b|| is rounding: the column lies in the span of
 # the active ones, or the residual is zero. Such a column stays within its bound and never joins.
@@ -75,119 +87,136 @@ def follow(
         Keep the knots of the first problem.
     """
     p, m, n = A.shape
-    norm_b = np.sqrt((b * b).sum(1, keepdims=True))
-    if m > n:  # b's part outside the range of A plays no role on the path
-        q, A = np.linalg.qr(A)
-        b = correlations(q, b)
-        m = n
-    slots = min(m, n)
-    rounding = ROUNDING * norm_b * np.sqrt((A * A).sum(1))
-    floor = rounding.max(1)  # events below are rounding too: the path is at its end
     path = Path(
         z=np.zeros((p, n)),
         steps=np.zeros(p, dtype=np.int64),
         finished=np.ones(p, dtype=bool),
         largest=np.zeros((p, n)),
     )
-    most = np.zeros(p, dtype=np.int64)
-
-    # Every problem has `slots` places for active columns. A free place holds column n (none)
-    # and a one on the diagonal, so that all systems have the same size.
-    system = np.zeros((p, m + slots, m + slots))
-    diagonal = np.arange(m + slots)
-    system[:, diagonal, diagonal] = 1
-    right = np.zeros((p, m + slots, 2))  # b; signs
-    right[:, :m, 0] = b
-    column = np.full((p, slots), n)
-    free = np.full(p, slots)  # none left: the active columns span everything, and none can join
-    threshold = rounding.copy()  # infinite for the active columns
+    norm_b = np.sqrt((b * b).sum(1, keepdims=True))
+    if m > n:  # b's part outside the range of A plays no role on the path
+        q, A = np.linalg.qr(A)
+        b = correlations(q, b)
+        m = n
+    # The identity's columns follow those of A. They never join, and in H they are P.
+    columns = np.zeros((p, m, n + m))
+    columns[:, :, :n] = A
+    columns[:, :, n:] = np.eye(m)
+    H = columns.copy()
+    rounding = np.full((p, n + m), np.inf)
+    rounding[:, :n] = ROUNDING * norm_b * np.sqrt((A * A).sum(1))
+    floor = rounding[:, :n].max(1)  # events below are rounding too: the path is at its end
+    threshold = rounding.copy()  # zero for the active columns
+    sign = np.zeros((p, n + m))  # zero for the inactive columns
+    active = np.zeros((p, n + m), dtype=bool)
+    bound = np.ones((p, n + m))  # on |a_j'r| / lam; zero for the active columns, which have none
+    count = np.zeros(p)
+    most = np.zeros(p)
     level = np.full(p, np.inf)
-    target = lam.copy()
-    rows = A.transpose(0, 2, 1).copy()
-    problem = np.arange(p)  # the problem that each line of the arrays belongs to
+    target, end = lam, np.maximum(lam, floor)
+    b = b[:, None]
+    final = columns, b, H.copy(), sign.copy(), lam.copy()
+    problem = line = np.arange(p)  # the problem that each line of the arrays belongs to
+    first = line * (n + m)  # place of each line in the flat arrays
 
+    # A batch of eight problems is all overhead, about a microsecond for each call of NumPy. So
+    # the calls are few, and the cheaper ones of their kind (`take` and `put` of flat places).
     for step in range(max_steps + 1):
-        solution = solve_each(system, right)
-        c = rows @ solution[:, :m]
-        c0, c1 = c[:, :, 0], c[:, :, 1]
-        # a_j'r = c0 + lam c1 can only meet the bound on c0's side: elsewhere its distance from
-        # the bound, lam (1 -+ c1) + |c0|, does not fall to zero with lam.
-        side = np.sign(c0)
-        size_c0 = np.abs(c0)
-        distance = 1 - side * c1
-        joins = (size_c0 > threshold) & (distance > 0) & (free > 0)[:, None]
-        events = np.zeros((len(problem), n + slots))
-        np.divide(size_c0, distance, out=events[:, :n], where=joins)
-        # z = z0 + lam z1 shrinks on the way down where z1 has its sign, and is zero at -z0 / z1.
-        z0, z1 = solution[:, m:, 0], solution[:, m:, 1]
-        np.divide(-z0, z1, out=events[:, n:], where=z1 * right[:, m:, 1] > 0)
-        event = events.argmax(1)
-        level = np.minimum(events.max(1), level)
+        # Constant part and slope in lam: of z_j for active columns, of a_j'r for the others.
+        r1 = (H @ sign[:, :, None]).transpose(0, 2, 1)
+        constant = (b @ H)[:, 0]
+        slope = (r1 @ columns)[:, 0]
+        np.copyto(slope, (-r1 @ H)[:, 0], where=active)
+        # a_j'r can only meet the bound on the side of its constant part: elsewhere its distance
+        # from the bound does not fall to zero with lam. It does so where
+        # lam (1 - side slope) = side constant. An active z_j shrinks on the way down where its
+        # slope has its sign, and is zero where lam (sign slope) = -sign constant.
+        side = np.sign(constant)
+        np.copyto(side, -sign, where=active)
+        height = side * constant
+        speed = bound - side * slope
+        never = height <= threshold
+        never |= speed <= 0
+        np.copyto(speed, np.inf, where=never)
+        events = height / speed
+        column = events.argmax(1)
+        place = first + column
+        level = np.minimum(events.take(place), level)
 
         if record and problem[0] == 0:
-            at = target[0] if level[0] <= max(target[0], floor[0]) else level[0]
-            z = _signed(solution[:1], right[:1], m, np.array([at]))
-            path.knots.append((float(at), _scattered(z, column[:1], n)[0]))
+            at = target[0] if level[0] <= end[0] else level[0]
+            z = _with_signs(constant[0] + at * slope[0], sign[0])
+            path.knots.append((float(at), z[:n]))
 
-        done = level <= np.maximum(target, floor)
+        done = level <= end
         if step == max_steps:
             path.finished[problem[~done]] = False
-            target = np.where(done, target, level)
+            final[4][problem] = np.where(done, target, level)
             done[:] = True
-        if done.any():
-            path.steps[problem[done]] = step
-            if size is None:
-                z = _signed(solution[done], right[done], m, target[done])
-                path.z[problem[done]] = _scattered(z, column[done], n)
+        if np.count_nonzero(done):
+            ended = problem[done]
+            path.steps[ended] = step
+            final[2][ended] = H[done]
+            final[3][ended] = sign[done]
             keep = np.flatnonzero(~done)
             if len(keep) == 0:
                 break
-            system, right, column, free = system[keep], right[keep], column[keep], free[keep]
-            level, target, problem, rows = level[keep], target[keep], problem[keep], rows[keep]
-            rounding, threshold, floor = rounding[keep], threshold[keep], floor[keep]
-            event, side = event[keep], side[keep]
+            columns, H, b = columns.take(keep, 0), H.take(keep, 0), b.take(keep, 0)
+            sign, active, bound = sign.take(keep, 0), active.take(keep, 0), bound.take(keep, 0)
+            rounding, threshold = rounding.take(keep, 0), threshold.take(keep, 0)
+            count, level, target, end = count[keep], level[keep], target[keep], end[keep]
+            problem, side, column = problem[keep], side.take(keep, 0), column[keep]
+            line, first = line[: len(keep)], first[: len(keep)]
+            place = first + column
 
-        joining = event < n
-        i = np.flatnonzero(joining)
-        if len(i):
-            j = event[i]
-            place = (column[i] == n).argmax(1)
-            new = rows[i, j]
-            system[i, :m, m + place] = new
-            system[i, m + place, :m] = new
-            system[i, m + place, m + place] = 0
-            right[i, m + place, 1] = side[i, j]
-            column[i, place] = j
-            threshold[i, j] = np.inf
-            free[i] -= 1
-        i = np.flatnonzero(~joining)
-        if len(i):
-            place = event[i] - n
-            j = column[i, place]
-            system[i, :m, m + place] = 0
-            system[i, m + place, :m] = 0
-            system[i, m + place, m + place] = 1
-            right[i, m + place, 1] = 0
-            column[i, place] = n
-            threshold[i, j] = rounding[i, j]
-            free[i] += 1
+        leaves = active.take(place)
+        joins = ~leaves
+        turn = np.where(joins, 1.0, -1.0)
+        d = H[line, :, column][:, None]
+        x = columns[line, :, column][:, None]
+        np.copyto(x, d, where=leaves[:, None, None])
+        np.copyto(d, d @ H[:, :, n:], where=joins[:, None, None])
+        g = d / (d @ d.transpose(0, 2, 1))
+        share = (turn[:, None, None] * d) @ columns
+        np.copyto(share, x @ H, where=active[:, None])
+        H -= g.transpose(0, 2, 1) * share
+        H[line, :, column] = g[:, 0]
+        sign.put(place, joins * side.take(place))
+        active.put(place, joins)
+        bound.put(place, leaves)
+        threshold.put(place, leaves * rounding.take(place))
+        count += turn
+        full = count == m
+        if np.count_nonzero(full):  # P = 0, and exactly: nothing can join
+            H *= ~(full[:, None] & ~active)[:, None]
         if size is not None:
-            count = slots - free
             more = count > most[problem]
             most[problem] = np.maximum(most[problem], count)
-            path.largest[problem[more]] = _scattered(right[more, m:, 1], column[more], n)
-            target[count >= size] = np.inf
+            path.largest[problem[more]] = sign[more, :n]
+            end[count >= size] = np.inf
+    if size is None:
+        path.z[:] = _refined(*final)[:, :n]
     return path
 
 
-def _signed(solution: Array, right: Array, m: int, lam: Array) -> Array:
-    """The active coefficients at lam; zero where rounding gave them the wrong sign."""
-    z = solution[:, m:, 0] + lam[:, None] * solution[:, m:, 1]
-    return np.where(z * right[:, m:, 1] > 0, z, 0)
+def _refined(columns: Array, b: Array, H: Array, sign: Array, lam: Array) -> Array:
+    """The solution at lam (p,) on the active columns, with A_S'(b - A z) made equal to lam sign.
+
+    Corrects z = B (b - lam B's) by B B' times what is missing, computed from A itself (Bjorck,
+    "Numerical methods for least squares problems", 1996, section 2.9.3).
+    """
+    active = (sign != 0)[:, None]
+    sign, lam = sign[:, None], lam[:, None, None]
+    H = H * active
+    z = (b - lam * (sign @ H.transpose(0, 2, 1))) @ H
+    c = (b - z @ columns.transpose(0, 2, 1)) @ columns
+    missing = (c - lam * sign) * active
+    z += missing @ H.transpose(0, 2, 1) @ H
+    # What rounding of B b alone could have left counts as zero.
+    z[np.abs(z) <= 4 * EPS * (np.abs(b) @ np.abs(H))] = 0
+    return _with_signs(z, sign)[:, 0]
 
 
-def _scattered(values: Array, column: Array, n: int) -> Array:
-    """Values of the active columns (p, slots) as full vectors (p, n)."""
-    full = np.zeros((len(values), n + 1))
-    np.put_along_axis(full, column, values, 1)
-    return full[:, :n]
+def _with_signs(z: Array, sign: Array) -> Array:
+    """z with zero where rounding gave a coefficient the wrong sign, or it has none."""
+    return np.where(z * sign > 0, z, 0)

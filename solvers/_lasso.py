@@ -51,9 +51,9 @@ def lasso(
         The batch dimensions of A and b broadcast.
     lam : float, or Tensor or sequence that broadcasts to the batch
     method : {"homotopy", "ista", "fista", "coordinate_descent"}
-        "homotopy" follows the exact path. The others iterate with lam lowered in stages, and
-        solve exactly on the support whenever the signs have settled. If the path alone is not certified (very
-        ill-conditioned columns), FISTA goes on from where it ended.
+        "homotopy" follows the exact path; where that alone is not certified (very
+        ill-conditioned columns), FISTA goes on from where it ended. The others iterate with lam
+        lowered in stages, and solve exactly on the support whenever the signs have settled.
     tol : float
         Wanted duality gap relative to the objective, see `duality_gap`. Float64 itself allows
         1e-13 (||b|| of 100 lam) to 3e-10 (||b|| of 1e5 lam).

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from isnas import (
+    DARTS_SPACE,
     GENOTYPES,
+    Genotype,
     Network,
     NetworkOptions,
     build_network,
     build_supernet,
     count_multiply_adds,
     count_parameters,
+    random_genotype,
 )
-from isnas.counting import genotype_parameters
+from isnas.counting import PlaceCosts
 
 
 def on_meta(name: str, *shape: int, **options: object) -> Network:
@@ -71,7 +74,18 @@ class TestParameters:
             GENOTYPES[name], 4, 6, 7, in_channels=1, stem="imagenet", closing_norm=closing_norm
         )
         counted = sum(p.numel() for p in built.parameters())
-        assert genotype_parameters(GENOTYPES[name], shape) == counted
+        costs = PlaceCosts(build_supernet(shape))
+        assert costs.parameters(GENOTYPES[name].places(DARTS_SPACE)) == counted
+
+    def test_least_size_is_that_of_the_smallest_architecture(self) -> None:
+        shape = NetworkOptions(4, 3, 5, 1)
+        costs = PlaceCosts(build_supernet(shape))
+        drawn = [random_genotype(DARTS_SPACE, torch.Generator().manual_seed(i)) for i in range(200)]
+        sizes = [costs.parameters(genotype.places(DARTS_SPACE)) for genotype in drawn]
+        nothing = "Genotype(normal=[{0}], normal_concat=range(2, 6), reduce=[{0}], reduce_concat=range(2, 6))"
+        pairs = ", ".join(["('max_pool_3x3', 0), ('max_pool_3x3', 1)"] * 4)
+        smallest = Genotype.parse(nothing.format(pairs)).places(DARTS_SPACE)
+        assert costs.least((2, 2, 2, 2)) == costs.parameters(smallest) <= min(sizes)
 
     def test_supernet_has_every_candidate(self) -> None:
         """By the formulas of the operations: of 98 places of a cell 14 for each of the seven operations."""

@@ -175,18 +175,6 @@ def test_unfinished_line_is_left_out_wherever_it_ends(train_run: Path, tmp_path:
         assert len(run.steps("train")["step"]) + len(run.epochs("train")["epoch"]) == whole - 1
 
 
-def test_interrupted_epochs_are_scaled_up(train_run: Path, tmp_path: Path) -> None:
-    directory = copied(train_run, tmp_path)
-    lines = (directory / "times.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
-    steps = first["steps"]
-    first |= {"steps": 1, "seconds": 2.0}
-    (directory / "times.jsonl").write_text("\n".join([json.dumps(first), *lines[1:-1]]) + "\n")
-    seconds = RunRecord(directory).seconds("train")
-    assert seconds[0] == 2.0 * steps
-    assert np.isnan(seconds[-1])
-
-
 def test_no_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match=r"holds no run: there is no config\.json"):
