@@ -18,7 +18,7 @@ from .options import TrainOptions
 from .run import Run
 from .space import DARTS_SPACE, Space
 from .sparse_code import NodeRecovery, SparseCode
-from .training import Weights, code_optimizer, hits, network_options
+from .training import Weights, code_optimizer, hits, network_options, send
 from .two_stage import changed_nodes
 
 DRAWS = 10_000
@@ -47,7 +47,7 @@ class OneStageTraining(Stage):
         self.device = device
         self.space = space
         shape = network_options(options, dataset, closing_norm="all")
-        self.network = build_supernet(shape, space, seed=options.seed).to(device)
+        self.network = send(build_supernet(shape, space, seed=options.seed), device)
         self.sizes = PlaceCosts(self.network)
         for cell in self.network.cells:
             train_affine(cell.operations, False)

@@ -48,6 +48,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def send(network: Network, device: torch.device) -> Network:
+    """Return the network on the device, its weights laid out as is fastest there.
+
+    On the CPU that is channels last, and the feature maps follow: a training step takes half to three quarters of the
+    time (``benchmarks/layout.py``).
+    """
+    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
+    return network.to(device, memory_format=layout)
+
+
 def cosine(start: float, end: float, done: float) -> float:
     """Return the half cosine from `start` to `end` at the share `done` (0 to 1) of the way (SGDR, arXiv 1608.03983)."""
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
@@ -166,7 +176,7 @@ class Training(Stage):
         super().__init__()
         self.options = options
         self.device = device
-        self.network = network.to(device).train()
+        self.network = send(network, device).train()
         self.weights = Weights(self.network, options)
         self.train_batches = Batches(
             dataset,

@@ -15,7 +15,7 @@ from .options import SearchOptions
 from .run import Run
 from .space import DARTS_SPACE, Space
 from .sparse_code import NodeRecovery, SparseCode
-from .training import Weights, code_optimizer, hits
+from .training import Weights, code_optimizer, hits, send
 
 Batch = tuple[Tensor, Tensor]
 
@@ -49,17 +49,14 @@ class TwoStageSearch(Stage):
     ) -> None:
         super().__init__()
         self.options = options
-        self.network = build_supernet(
-            NetworkOptions(
-                channels=options.channels,
-                cells=options.cells,
-                classes=len(dataset.classes),
-                in_channels=dataset.channels,
-                closing_norm="pooling",
-            ),
-            space,
-            seed=options.seed,
-        ).to(device)
+        shape = NetworkOptions(
+            channels=options.channels,
+            cells=options.cells,
+            classes=len(dataset.classes),
+            in_channels=dataset.channels,
+            closing_norm="pooling",
+        )
+        self.network = send(build_supernet(shape, space, seed=options.seed), device)
         # an affine part would let weights take over what the coefficients are there for (DARTS)
         train_affine(self.network.cells, False)
         self.code = SparseCode(space, options, seed=options.seed).to(device)

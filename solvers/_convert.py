@@ -16,6 +16,9 @@ from torch import Tensor
 Array = np.ndarray
 Tensors = Tensor | Sequence[Tensor]
 
+CPU = torch.device("cpu")
+NUMPY_KNOWS = (torch.float64, torch.float32, torch.float16)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,9 +63,9 @@ class Batch:
 
     def _send(self, values: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(values))
-        if tensor.is_floating_point():
+        if values.dtype == np.float64 and self.dtype != torch.float64:
             tensor = tensor.to(self.dtype)  # before the move: not every device knows float64
-        return tensor.to(self.device)
+        return tensor if self.device == CPU else tensor.to(self.device)
 
 
 def read_problems(A: Tensors, b: Tensors) -> Batch:
@@ -244,16 +247,24 @@ def _common(named: list[tuple[str, Tensor]]) -> tuple[torch.dtype, torch.device]
 
 
 def _to_host(named: list[tuple[str, Tensor]]) -> list[Array]:
-    """All tensors as float64 arrays; one transfer for all of them."""
+    """All tensors as float64 arrays; one transfer for all of them.
+
+    On the CPU the arrays may share the tensors' memory: they are not to be written to. There
+    each torch call saved counts, for they cost more than the copying.
+    """
     tensors = [tensor for _, tensor in named]
-    with torch.no_grad():
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    host = flat.cpu().to(torch.float64).numpy()
-    ends = accumulate((tensor.numel() for tensor in tensors), initial=0)
-    parts = [
-        host[start:end].reshape(tensor.shape)
-        for (start, end), tensor in zip(pairwise(ends), tensors, strict=True)
-    ]
+    if all(tensor.dtype in NUMPY_KNOWS and tensor.device == CPU for tensor in tensors):
+        parts = [np.asarray(tensor.numpy(force=True), np.float64) for tensor in tensors]
+        host = np.concatenate([part.ravel() for part in parts])
+    else:
+        with torch.no_grad():
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        host = flat.cpu().to(torch.float64).numpy()
+        ends = accumulate((tensor.numel() for tensor in tensors), initial=0)
+        parts = [
+            host[start:end].reshape(tensor.shape)
+            for (start, end), tensor in zip(pairwise(ends), tensors, strict=True)
+        ]
     if not np.isfinite(host).all():
         for (name, _), part in zip(named, parts, strict=True):
             bad = part[~np.isfinite(part)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -470,9 +471,12 @@ class TestSizeLimit:
     def test_an_impossible_one_is_a_user_error(
         self, toy_data: Data, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(one_stage, "DRAWS", 5)
-        with pytest.raises(UserError, match="size_limit 100"):
+        with pytest.raises(UserError, match="size_limit must be at least (.*), the") as caught:
             training(toy_data(), size_limit=100)
+        least = int(re.search("at least ([0-9]+)", str(caught.value))[1])
+        monkeypatch.setattr(one_stage, "DRAWS", 5)
+        with pytest.raises(UserError, match=f"size_limit {least}: none of 5"):
+            training(toy_data(), size_limit=least)
 
     def test_is_off_by_default(
         self, toy_data: Data, recorder: Any, drive: Drive, steer: Steer

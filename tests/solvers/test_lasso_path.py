@@ -39,6 +39,16 @@ def test_knots_are_solutions_and_so_is_everything_between_two():
         assert duality_gap(A, b, lower.z, lower.lam) <= 1e-9
 
 
+def test_rounding_does_not_pile_up_over_a_long_path():
+    A, b = draw(60, 240), draw(60, seed=1)
+    knots = lasso_path(A, b)
+    assert len(knots) > 90
+    for knot in knots[:-1]:
+        c = A.T @ (b - A @ knot.z)
+        assert c.abs().max().item() == pytest.approx(knot.lam, rel=1e-9, abs=1e-12)
+    assert (A @ knots[-1].z - b).abs().max() <= 1e-12
+
+
 def test_begins_at_zero_and_ends_at_lam_min():
     A, b = draw(7, 35), draw(7, seed=1)
     knots = lasso_path(A, b, lam_min=0.01)
