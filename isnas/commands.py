@@ -180,6 +180,17 @@ def resume(
     """
     progress = progress or Progress(quiet=True)
     run, checkpoint = Run.reopen(directory)
+    with run:
+        return _resume(run, checkpoint, device, epochs, progress)
+
+
+def _resume(
+    run: Run,
+    checkpoint: dict[str, Any] | None,
+    device: str | None,
+    epochs: int | None,
+    progress: Progress,
+) -> RunResult:
     options = _options_of(run)
     if checkpoint is not None:
         before = _options_of(run, checkpoint["options"]).to_json()
@@ -262,7 +273,8 @@ def _start(
     run = Run.create(out, command, options, {**described, **extra})
     progress = progress or Progress(quiet=True)
     progress.say(f"writing to {run.directory}")
-    return _go_on(run, options, None, progress, dataset)
+    with run:
+        return _go_on(run, options, None, progress, dataset)
 
 
 def _load(options: RunOptions) -> Dataset:

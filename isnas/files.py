@@ -8,11 +8,16 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -41,6 +46,34 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def lock(path: str | Path) -> IO[bytes] | None:
+    """Take the lock of this name, until what is returned is closed or the process ends; None when another has it.
+
+    Where the system has no such locks (Windows), it is always given.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "ab"))
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        stack.pop_all()
+        return file
+
+
+def is_locked(path: str | Path) -> bool:
+    """Whether a process has the lock of this name."""
+    if fcntl is None or not Path(path).exists():
+        return False
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_json(path: str | Path, data: Any) -> None:

@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 
 from .errors import UserError
-from .files import read_json
+from .files import is_locked, read_json
 from .genotype import Genotype
-from .run import RECOVERY_SCALARS
+from .run import LOCK, RECOVERY_SCALARS
 from .space import Place, Space
 
 Columns = dict[str, np.ndarray]
@@ -164,11 +164,12 @@ class RunRecord:
             raise UserError(f"{self.directory}/config.json: no search space: {error}") from None
 
     @property
-    def status(self) -> Literal["finished", "unfinished"]:
-        """Whether all parts have results. Whether an unfinished run still goes on cannot be seen in its files."""
+    def status(self) -> Literal["finished", "running", "broken off"]:
+        """Whether all parts have results; if not, whether a process on this machine is writing them."""
         expected = self.config.get("parts")
-        done = expected is not None and set(expected) <= set(self.results)
-        return "finished" if done else "unfinished"
+        if expected is not None and set(expected) <= set(self.results):
+            return "finished"
+        return "running" if is_locked(self.directory / LOCK) else "broken off"
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:

@@ -28,11 +28,13 @@ import torch
 
 from . import __version__
 from .errors import UserError
-from .files import read_json, read_tensors, write_atomically, write_json, write_tensors
+from .files import lock, read_json, read_tensors, write_atomically, write_json, write_tensors
 from .options import RunOptions
 from .sparse_code import NodeRecovery, SparseCode
 
 CHECKPOINTS_KEPT = 2
+LOCK = "lock"
+"""Name of the file whose lock the writing process has."""
 
 
 def versions() -> dict[str, str]:
@@ -46,7 +48,9 @@ def versions() -> dict[str, str]:
 
 
 class Run:
-    """Writer of a run directory. Use `Run.create` or `Run.reopen`.
+    """Writer of a run directory. Use `Run.create` or `Run.reopen`; close it, or use it in a `with` statement.
+
+    While it is open no other process can write there.
 
     Parameters
     ----------
@@ -58,11 +62,31 @@ class Run:
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.directory = directory
         self.config = config
+        try:
+            self._lock = lock(directory / LOCK)
+        except OSError as error:
+            raise UserError(f"{directory} cannot be written: {error.strerror}") from None
+        if self._lock is None:
+            raise UserError(f"{directory} is being written by another process")
         self.results: dict[str, Any] = {}
         self._recoveries = 0
         self._saved = 0
         self._events: Any = None
         self._files = {name: directory / f"{name}.jsonl" for name in ("metrics", "times")}
+
+    def __enter__(self) -> Run:
+        """Return the run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the run."""
+        self.close()
+
+    def close(self) -> None:
+        """Let others write there."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.close()
 
     @classmethod
     def create(
@@ -104,9 +128,13 @@ class Run:
         except OSError as error:
             raise UserError(f"{directory} cannot be written: {error.strerror}") from None
         run = cls(directory, config)
-        run.write_config()
-        for path in run._files.values():
-            write_atomically(path, b"")
+        try:
+            run.write_config()
+            for path in run._files.values():
+                write_atomically(path, b"")
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
@@ -124,28 +152,36 @@ class Run:
         if not (directory / "config.json").is_file():
             raise UserError(f"{directory} holds no run: there is no config.json in it")
         run = cls(directory, read_json(directory / "config.json"))
-        checkpoint = run._newest_checkpoint()
+        try:
+            checkpoint = run._newest_checkpoint()
+            run._go_back_to(checkpoint)
+        except BaseException:
+            run.close()
+            raise
+        return run, checkpoint
+
+    def _go_back_to(self, checkpoint: dict[str, Any] | None) -> None:
+        """Take back what was written after a checkpoint."""
         sizes = {"metrics": 0, "times": 0}
         if checkpoint is not None:
-            run.results = checkpoint["results"]
-            run._recoveries = checkpoint["recoveries"]
-            run._saved = checkpoint["number"]
+            self.results = checkpoint["results"]
+            self._recoveries = checkpoint["recoveries"]
+            self._saved = checkpoint["number"]
             sizes = checkpoint["sizes"]
         try:
             for name, size in sizes.items():
-                with open(run._files[name], "ab") as file:
+                with open(self._files[name], "ab") as file:
                     if file.tell() < size:
                         raise UserError(
-                            f"{run._files[name]} is shorter than its checkpoint says: "
+                            f"{self._files[name]} is shorter than its checkpoint says: "
                             f"{file.tell()} instead of {size} bytes"
                         )
                     file.truncate(size)
-            for path in directory.glob("codes/[0-9]*.npz"):
-                if int(path.stem) >= run._recoveries:
+            for path in self.directory.glob("codes/[0-9]*.npz"):
+                if int(path.stem) >= self._recoveries:
                     path.unlink()
         except OSError as error:
             raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
-        return run, checkpoint
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         paths = sorted(self.directory.glob("checkpoints/[0-9]*.pt"), reverse=True)
@@ -273,8 +309,11 @@ class Run:
         """
         # what the checkpoint counts on must be on the disk before it is
         for path in self._files.values():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            try:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise UserError(f"{path} cannot be written: {error.strerror}") from None
         self._saved += 1
         path = self.directory / "checkpoints" / f"{self._saved:08d}.pt"
         write_tensors(

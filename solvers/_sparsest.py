@@ -14,8 +14,7 @@ def sparsest(A: Tensors, b: Tensors, s: int) -> SparseResult:
     """Least squares on the support of the regularisation path's first point with s non-zeros.
 
     Going down from lam_max the path gains or loses one column at a time, so it has such a point
-    if it ever has s non-zeros or more; of columns that join together the lowest index goes first.
-    If it never has (b lies in the span of fewer columns, or s exceeds the rank of A), the first
+    if it ever has s non-zeros or more. If it never has (b lies in the span of fewer columns, or s exceeds the rank of A), the first
     of its largest supports is taken; for b = 0 that is the empty one, and z = 0.
 
     Parameters

@@ -471,7 +471,7 @@ class TestSizeLimit:
     def test_an_impossible_one_is_a_user_error(
         self, toy_data: Data, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(UserError, match="size_limit must be at least (.*), the") as caught:
+        with pytest.raises(UserError, match="size_limit must be at least") as caught:
             training(toy_data(), size_limit=100)
         least = int(re.search("at least ([0-9]+)", str(caught.value))[1])
         monkeypatch.setattr(one_stage, "DRAWS", 5)

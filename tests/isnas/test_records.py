@@ -137,7 +137,7 @@ def test_run_that_goes_on_or_was_broken_off(
     directory = broken_off(train_run, recoveries)
     before = contents(directory)
     run = RunRecord(directory)
-    assert run.status == "unfinished"
+    assert run.status == "broken off"
     assert run.results == {}
     epochs = max(recoveries - 1, 0)
     assert len(run.epochs("train").get("epoch", ())) == len(run.seconds("train")) == epochs
@@ -160,7 +160,7 @@ def test_search_is_finished_with_its_last_random_architecture(
     results = json.loads((directory / "results.json").read_text())
     del results["random-2"]
     (directory / "results.json").write_text(json.dumps(results))
-    assert RunRecord(directory).status == "unfinished"
+    assert RunRecord(directory).status == "broken off"
 
 
 def test_unfinished_line_is_left_out_wherever_it_ends(train_run: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import torch
 import isnas
 from isnas import files
 from isnas.progress import Progress
+from isnas.run import Run
 
 SEARCH = isnas.SearchOptions(
     channels=2,
@@ -154,7 +155,7 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
     stops = 1
     while True:
         try:
-            isnas.resume(run, progress=At(moments.randint(1, 9), action))
+            isnas.resume(run, progress=At(moments.randint(5, 15), action))
             break
         except (Killed, isnas.Interrupted):
             stops += 1
@@ -283,6 +284,18 @@ def test_other_settings_in_the_record_are_refused(tmp_path: Path) -> None:
     files.write_json(run / "config.json", config)
     with pytest.raises(isnas.UserError, match="channels"):
         isnas.resume(run)
+
+
+def test_a_run_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    run = broken_off(tmp_path)
+    assert isnas.RunRecord(run).status == "broken off"
+    writer, _ = Run.reopen(run)
+    with writer:
+        assert isnas.RunRecord(run).status == "running"
+        with pytest.raises(isnas.UserError, match="is being written by another process"):
+            isnas.resume(run)
+    isnas.resume(run)
+    assert isnas.RunRecord(run).status == "finished"
 
 
 def test_other_versions_are_said(tmp_path: Path) -> None:
