@@ -125,6 +125,6 @@ def draw_course(code: Trajectory, axes: Sequence[Axes]) -> None:
         tidy(ax)
         ax.set_xlim(-0.5, len(code) - 0.5)
         ax.tick_params(labelbottom=ax is new)
-        if code.frozen_at is not None:
+        if code.frozen_at is not None and code.frozen_at < len(code) - 1:
             ax.axvspan(code.frozen_at + 0.5, len(code) - 0.5, color=PALE, linewidth=0)
     whole_numbers(axes, most=4)

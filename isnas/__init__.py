@@ -22,17 +22,19 @@ from .engine import Interrupted
 from .errors import UserError
 from .folding import fold, genotype_of
 from .genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
-from .network import Coefficients, Network, NetworkOptions, build_network, build_supernet
+from .network import Network, NetworkOptions, build_network, build_supernet
 from .options import EvaluateOptions, SearchOptions, TrainOptions
 from .records import RunRecord, Trajectory
 from .space import DARTS_SPACE, PRIMITIVES, Place, Space
 from .sparse_code import SparseCode, SparseCodeOptions
+from .supernet import CellNetwork, Coefficients
 
 __all__ = [
     "DARTS_SPACE",
     "GENOTYPES",
     "PRIMITIVES",
     "CellGenotype",
+    "CellNetwork",
     "Coefficients",
     "Dataset",
     "Edge",

@@ -20,7 +20,7 @@ from .errors import UserError
 from .files import read_json, read_tensors, write_json, write_tensors
 from .folding import fold, genotype_of
 from .genotype import Genotype, random_genotype
-from .network import Network, build_network
+from .network import Network, build_network, build_supernet
 from .one_stage import OneStageTraining
 from .options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions
 from .progress import Progress
@@ -359,7 +359,10 @@ def _search_parts(
 ) -> list[Part]:
     recipe = EvaluateOptions.preset(
         options.evaluation_preset,
-        **{name: getattr(options, name) for name in ("data", "data_root", "image_size", "seed")},
+        **{
+            name: getattr(options, name)
+            for name in ("data", "data_root", "image_size", "seed", "stem")
+        },
         channels=options.evaluation_channels or options.channels,
         cells=options.evaluation_cells or options.cells,
         epochs=max(options.evaluation_epochs, 1),
@@ -385,7 +388,12 @@ def _search_parts(
     def from_scratch(genotype: Genotype) -> Stage:
         return Training(_from_scratch(genotype, recipe, dataset), recipe, dataset, device)
 
-    parts = [Part("search", lambda results: TwoStageSearch(options, dataset, device, SPACE), found)]
+    def begin(results: dict[str, Any]) -> Stage:
+        shape = network_options(options, dataset, closing_norm="pooling")
+        supernet = build_supernet(shape, SPACE, seed=options.seed)
+        return TwoStageSearch(supernet, options, dataset, device)
+
+    parts = [Part("search", begin, found)]
     if options.evaluation_epochs:
         parts.append(
             Part(
@@ -419,9 +427,12 @@ def _train_parts(
             **score(network, batches),
         }
 
-    return [
-        Part("train", lambda results: OneStageTraining(options, dataset, device, SPACE), finish)
-    ]
+    def begin(results: dict[str, Any]) -> Stage:
+        shape = network_options(options, dataset, "all", options.auxiliary_weight > 0)
+        supernet = build_supernet(shape, SPACE, seed=options.seed)
+        return OneStageTraining(supernet, options, dataset, device)
+
+    return [Part("train", begin, finish)]
 
 
 def _evaluate_parts(
@@ -447,7 +458,7 @@ def _evaluate_parts(
 
 
 def _from_scratch(genotype: Genotype, options: EvaluateOptions, dataset: Dataset) -> Network:
-    shape = network_options(options, dataset)
+    shape = network_options(options, dataset, auxiliary=options.auxiliary_weight > 0)
     return build_network(genotype, **dataclasses.asdict(shape), space=SPACE, seed=options.seed)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .network import Network
 from .space import Place
+from .supernet import CellNetwork
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -22,7 +22,7 @@ def count_parameters(network: nn.Module) -> int:
     )
 
 
-def count_multiply_adds(network: Network, size: tuple[int, int] = (32, 32)) -> int:
+def count_multiply_adds(network: CellNetwork, size: tuple[int, int] = (32, 32)) -> int:
     """Return the multiply-adds for one image of `size` (H, W) pixels.
 
     Counting rule: convolutions and the classifier, nothing else (no pooling, batch norm, activation or addition).
@@ -39,10 +39,10 @@ class PlaceCosts:
 
     Parameters
     ----------
-    supernet : Network
+    supernet : CellNetwork
     """
 
-    def __init__(self, supernet: Network) -> None:
+    def __init__(self, supernet: CellNetwork) -> None:
         self.costs = {
             kind: {
                 place: sum(map(count_parameters, supernet.operations_at(kind, [place])))

@@ -8,11 +8,11 @@ import torch
 
 from .errors import UserError
 from .genotype import Genotype
-from .network import Coefficients, Network
+from .supernet import CellNetwork, Coefficients
 
 
 @torch.no_grad()
-def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network:
+def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> CellNetwork:
     """Absorb the coefficients into the weights: ``gamma <- c gamma, beta <- c beta`` in every closing batch norm.
 
     c * (gamma x + beta) = (c gamma) x + c beta, so the result computes what the super-net computes with these
@@ -20,13 +20,13 @@ def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network
 
     Parameters
     ----------
-    supernet : Network
+    supernet : CellNetwork
         Built with ``closing_norm="all"``. It is left as it is.
     coefficients : mapping of kind to Coefficients
 
     Returns
     -------
-    Network
+    CellNetwork
         The discrete network of the active places, all its parameters trainable: no architecture variable, no inactive
         candidate. On the super-net's device and in its mode; its state loads into `build_network` of its genotype.
 
@@ -41,8 +41,7 @@ def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network
             f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
         )
     places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
-    with torch.device("meta"):
-        folded = Network(supernet.space, places, supernet.concat, supernet.options)
+    folded = supernet.discrete(places)
     like = next(supernet.parameters())
     folded = folded.to_empty(device=like.device).to(like.dtype)
     state = supernet.state_dict()
@@ -56,6 +55,6 @@ def fold(supernet: Network, coefficients: Mapping[str, Coefficients]) -> Network
     return folded.train(supernet.training)
 
 
-def genotype_of(network: Network) -> Genotype:
+def genotype_of(network: CellNetwork) -> Genotype:
     """Return the genotype of a discrete network."""
     return Genotype.from_places(network.places, network.space, network.concat)

@@ -1,14 +1,7 @@
-"""The network, searched or found: a stack of cells that runs the operations it is told to, and nothing else.
-
-A cell holds an operation for each of its places. The *super-net* has all places of the space and is called with
-coefficients, which name the active places and their values; the *discrete network* of a genotype has that genotype's
-places only and is called without. It is one class, so that a search step costs what a step of the found network costs,
-and that folding is copying.
-"""
+"""The network of DARTS, searched or found: stem, a stack of normal and reduction cells, head."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -21,7 +14,6 @@ from .errors import UserError
 from .genotype import Genotype
 from .operations import (
     CLOSING_NORMS,
-    OPERATIONS,
     BatchNorm,
     ClosingNorm,
     conv_norm,
@@ -31,29 +23,7 @@ from .operations import (
 )
 from .randomness import seeded
 from .space import DARTS_SPACE, Place, Space
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """What a code hands to the super-net for one kind of cell.
-
-    Parameters
-    ----------
-    values : Tensor, shape (k,)
-        The factor of each active place; differentiable.
-    places : tuple of Place, length k
-        The active places, different ones.
-    """
-
-    values: Tensor
-    places: tuple[Place, ...]
-
-    def __post_init__(self) -> None:
-        if len(set(self.places)) != len(self.places) or self.values.shape != (len(self.places),):
-            raise ValueError(
-                f"coefficients need one value for each of different places, got values of shape "
-                f"{tuple(self.values.shape)} for {len(self.places)} places"
-            )
+from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes
 
 
 class Outputs(NamedTuple):
@@ -110,90 +80,41 @@ class NetworkOptions:
                 )
 
 
-class DropPath:
-    """Silence whole operations, per image, with probability `rate` while training; the others are scaled up.
-
-    `generator` (on the images' device) draws; it is set anew for every step, see `isnas.randomness`.
-    """
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        self.generator: torch.Generator | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        keep = 1.0 - self.rate
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device, generator=self.generator) < keep
-        return x * (kept.to(x.dtype) / keep)
-
-
-# (operation's key, source state, coefficient) for each node
-_Incoming = list[list[tuple[str, int, Tensor | None]]]
-
-
 class Cell(nn.Module):
-    """One cell: two inputs, nodes that add up their incoming operations, and their concatenation.
+    """One cell: two inputs brought to its channels, its nodes, and their concatenation.
 
     Parameters
     ----------
-    space : Space
-    places : iterable of Place
-        The operations to build.
+    nodes : Nodes
     concat : tuple of int
         The states that make up the output.
     c_prev_prev, c_prev : int
         Channels of the cell's inputs.
-    channels : int
-        Channels of its nodes.
-    reduction : bool
-        Whether operations on the inputs have stride 2.
     after_reduction : bool
         Whether the previous cell was a reduction cell, so that the first input has twice the resolution.
     """
 
     def __init__(
         self,
-        space: Space,
-        places: Iterable[Place],
+        nodes: Nodes,
         concat: tuple[int, ...],
         c_prev_prev: int,
         c_prev: int,
-        channels: int,
-        reduction: bool,
         after_reduction: bool,
-        closing_norm: ClosingNorm,
     ) -> None:
         super().__init__()
         bring = reduce_norm if after_reduction else relu_conv_norm
         self.inputs = nn.ModuleList(
-            [bring(c_prev_prev, channels), relu_conv_norm(c_prev, channels)]
+            [bring(c_prev_prev, nodes.channels), relu_conv_norm(c_prev, nodes.channels)]
         )
-        self.operations = nn.ModuleDict()
-        for place in places:
-            stride = 2 if reduction and place.source < space.inputs else 1
-            build = OPERATIONS[space.primitives[place.operation]]
-            self.operations[place_key(space, place)] = build(channels, stride, closing_norm)
+        self.nodes = nodes
         self.concat = concat
-        self.channels = channels
-        self.stride = 2 if reduction else 1
 
-    def forward(self, s0: Tensor, s1: Tensor, incoming: _Incoming, drop: DropPath | None) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, incoming: Incoming, drop: DropPath | None) -> Tensor:
         """(B, c_prev_prev, H', W'), (B, c_prev, H, W) -> (B, len(concat) * channels, H / stride, W / stride)."""
-        states = [bring(s) for bring, s in zip(self.inputs, (s0, s1), strict=True)]
-        for edges in incoming:
-            node: Tensor | None = None
-            for key, source, coefficient in edges:
-                operation = self.operations[key]
-                out = operation(states[source], coefficient)
-                if drop is not None and operation.droppable:
-                    out = drop(out)
-                node = out if node is None else node + out
-            # a node that nothing reaches is zero
-            states.append(self._zero(states[0]) if node is None else node)
+        inputs = [bring(s) for bring, s in zip(self.inputs, (s0, s1), strict=True)]
+        states = self.nodes(inputs, incoming, drop)
         return torch.cat([states[i] for i in self.concat], dim=1)
-
-    def _zero(self, state: Tensor) -> Tensor:
-        size = [-(-length // self.stride) for length in state.shape[2:]]
-        return state.new_zeros(len(state), self.channels, *size)
 
 
 class AuxiliaryHead(nn.Module):
@@ -221,8 +142,8 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-class Network(nn.Module):
-    """Stem, cells, global pooling, linear classifier.
+class Network(CellNetwork):
+    """Stem, cells, global pooling, linear classifier: the network of DARTS.
 
     Parameters
     ----------
@@ -241,17 +162,12 @@ class Network(nn.Module):
         concat: Mapping[str, tuple[int, ...]],
         options: NetworkOptions,
     ) -> None:
-        super().__init__()
+        super().__init__(space, places, concat, options)
         if set(space.kinds) != {"normal", "reduction"} or space.inputs != 2:
             raise UserError(
                 f"this network is made of normal and reduction cells with two inputs; the space "
                 f"has {', '.join(space.kinds)} cells with {space.inputs} inputs"
             )
-        self.space = space
-        self.options = options
-        self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
-        self.concat = dict(concat)
-        self.drop_path = DropPath()
         c = options.channels
         if options.stem == "cifar":
             self.stem = conv_norm(options.in_channels, 3 * c, 3)
@@ -273,19 +189,9 @@ class Network(nn.Module):
         after_reduction = self.stem_2 is not None
         for i, kind in enumerate(self.kinds):
             c *= 2 if kind == "reduction" else 1
-            self.cells.append(
-                Cell(
-                    space,
-                    self.places[kind],
-                    self.concat[kind],
-                    c_prev_prev,
-                    c_prev,
-                    c,
-                    kind == "reduction",
-                    after_reduction,
-                    options.closing_norm,
-                )
-            )
+            stride = 2 if kind == "reduction" else 1
+            nodes = Nodes(space, self.places[kind], c, stride, options.closing_norm)
+            self.cells.append(Cell(nodes, self.concat[kind], c_prev_prev, c_prev, after_reduction))
             after_reduction = kind == "reduction"
             c_prev_prev, c_prev = c_prev, len(self.concat[kind]) * c
             if i == max(reductions) and options.auxiliary:
@@ -316,11 +222,7 @@ class Network(nn.Module):
         """
         if auxiliary and not self.options.auxiliary:
             raise UserError("the network was built without an auxiliary head")
-        incoming = {
-            kind: self._incoming(kind, None if coefficients is None else coefficients[kind])
-            for kind in self.space.kinds
-        }
-        drop = self.drop_path if self.training and self.drop_path.rate > 0 else None
+        incoming, drop = self.incoming(coefficients), self.active_drop_path()
         s0 = s1 = self.stem(x)
         if self.stem_2 is not None:
             s1 = self.stem_2(s0)
@@ -331,33 +233,6 @@ class Network(nn.Module):
                 side = self.auxiliary_head(s1)
         logits = self.classifier(s1.mean(dim=(2, 3)))
         return logits if side is None else Outputs(logits, side)
-
-    def _incoming(self, kind: str, coefficients: Coefficients | None) -> _Incoming:
-        nodes: _Incoming = [[] for _ in range(self.space.nodes)]
-        places = self.places[kind] if coefficients is None else coefficients.places
-        values = [None] * len(places) if coefficients is None else coefficients.values.unbind()
-        for place, value in sorted(zip(places, values, strict=True), key=lambda entry: entry[0]):
-            nodes[place.node].append((place_key(self.space, place), place.source, value))
-        return nodes
-
-    def operations_at(self, kind: str, places: Iterable[Place]) -> list[nn.Module]:
-        """Return the operations at these places in all cells of a kind."""
-        keys = [place_key(self.space, place) for place in places]
-        cells = [cell for k, cell in zip(self.kinds, self.cells, strict=True) if k == kind]
-        return [cell.operations[key] for cell in cells for key in keys]
-
-
-def place_key(space: Space, place: Place) -> str:
-    """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
-    return f"node{place.node}_from{place.source}_{space.primitives[place.operation]}"
-
-
-def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:
-    """Make the batch norms' affine parts in `modules` trainable, or fix them where they are."""
-    roots = [modules] if isinstance(modules, nn.Module) else modules
-    for module in itertools.chain.from_iterable(root.modules() for root in roots):
-        if isinstance(module, BatchNorm):
-            module.requires_grad_(trainable)
 
 
 def build_supernet(

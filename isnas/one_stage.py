@@ -13,12 +13,11 @@ from .counting import PlaceCosts
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
-from .network import build_supernet, train_affine
 from .options import TrainOptions
 from .run import Run
-from .space import DARTS_SPACE, Space
 from .sparse_code import NodeRecovery, SparseCode
-from .training import Weights, code_optimizer, hits, network_options, send
+from .supernet import CellNetwork, train_affine
+from .training import Weights, code_optimizer, hits, send
 from .two_stage import changed_nodes
 
 DRAWS = 10_000
@@ -37,20 +36,19 @@ class OneStageTraining(Stage):
 
     def __init__(
         self,
+        supernet: CellNetwork,
         options: TrainOptions,
         dataset: Dataset,
         device: torch.device,
-        space: Space = DARTS_SPACE,
     ) -> None:
         super().__init__()
         self.options = options
         self.device = device
-        self.space = space
-        shape = network_options(options, dataset, closing_norm="all")
-        self.network = send(build_supernet(shape, space, seed=options.seed), device)
+        self.space = supernet.space
+        self.network = send(supernet, device)
         self.sizes = PlaceCosts(self.network)
         for cell in self.network.cells:
-            train_affine(cell.operations, False)
+            train_affine(cell.nodes, False)
         self.code = self._first_code().to(device)
         self.weights = Weights(self.network, options)
         self.code_optimizer = code_optimizer(self.code.parameters(), options)

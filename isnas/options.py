@@ -41,6 +41,8 @@ class RunOptions:
         Channels of the first cells.
     cells : int
         Cells in the stack.
+    stem : {"cifar", "imagenet"}
+        What stands before the cells: one convolution, or three that reduce the resolution eight times.
     batch_size : int
         Images in a step.
     epochs : int
@@ -71,6 +73,7 @@ class RunOptions:
     device: str = "auto"
     channels: int = 8
     cells: int = 4
+    stem: Literal["cifar", "imagenet"] = "cifar"
     batch_size: int = 64
     epochs: int = 15
     learning_rate: float = 0.05
@@ -177,8 +180,6 @@ class EvaluateOptions(RunOptions):
 
     Parameters
     ----------
-    stem : {"cifar", "imagenet"}
-        One convolution, or three that reduce the resolution eight times.
     cutout : int or None
         Side in pixels of the square cut out of training images; by default the data set's (16 for CIFAR).
     drop_path : float
@@ -201,7 +202,6 @@ class EvaluateOptions(RunOptions):
         },
     }
 
-    stem: Literal["cifar", "imagenet"] = "cifar"
     cutout: int | None = None
     drop_path: float = 0.0
     auxiliary_weight: float = 0.0

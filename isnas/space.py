@@ -47,12 +47,15 @@ class Space:
         States that a cell is given.
     kinds : tuple of str
         Kinds of cell; all cells of a kind share one architecture.
+    one_per_edge : bool
+        Whether a node reads each earlier state through one operation at most.
     """
 
     primitives: tuple[str, ...] = PRIMITIVES
     nodes: int = 4
     inputs: int = 2
     kinds: tuple[str, ...] = ("normal", "reduction")
+    one_per_edge: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.primitives)) != len(self.primitives) or not self.primitives:

@@ -30,9 +30,9 @@ import solvers
 
 from .errors import UserError
 from .genotype import Genotype
-from .network import Coefficients
 from .randomness import generator
 from .space import Place, Space
+from .supernet import Coefficients
 
 Rule = Literal["truncate", "path", "best_subset"]
 Matrix = Literal["gaussian", "uniform", "orthogonal"]

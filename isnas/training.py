@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
-from .network import Coefficients, Network, NetworkOptions
+from .network import NetworkOptions
 from .operations import ClosingNorm
 from .options import EvaluateOptions, RunOptions
 from .randomness import seed_of
 from .sparse_code import SparseCodeOptions
+from .supernet import CellNetwork, Coefficients
 
 
 def resolve_device(name: str) -> torch.device:
@@ -48,7 +49,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def send(network: Network, device: torch.device) -> Network:
+def send(network: CellNetwork, device: torch.device) -> CellNetwork:
     """Return the network on the device, its weights laid out as is fastest there.
 
     On the CPU that is channels last, and the feature maps follow: a training step takes half to three quarters of the
@@ -74,7 +75,7 @@ class Weights:
     Parameters with no gradient are left alone: neither weight decay nor momentum moves an inactive candidate.
     """
 
-    def __init__(self, network: Network, options: RunOptions) -> None:
+    def __init__(self, network: CellNetwork, options: RunOptions) -> None:
         self.network = network
         self.options = options
         self.optimizer = torch.optim.SGD(
@@ -136,7 +137,7 @@ def code_optimizer(parameters: Iterable[Tensor], options: SparseCodeOptions) -> 
 
 
 @torch.no_grad()
-def score(network: Network, batches: Batches) -> dict[str, float]:
+def score(network: CellNetwork, batches: Batches) -> dict[str, float]:
     """Return ``test_accuracy`` (0 to 1) and ``test_loss`` (mean cross-entropy) of a discrete network."""
     was_training = network.training
     network.eval()
@@ -151,16 +152,19 @@ def score(network: Network, batches: Batches) -> dict[str, float]:
 
 
 def network_options(
-    options: EvaluateOptions, dataset: Dataset, closing_norm: ClosingNorm = "none"
+    options: RunOptions,
+    dataset: Dataset,
+    closing_norm: ClosingNorm = "none",
+    auxiliary: bool = False,
 ) -> NetworkOptions:
-    """Return the shape of the network that `options` train on `dataset`."""
+    """Return the shape of a network for `dataset`, as `options` say."""
     return NetworkOptions(
         channels=options.channels,
         cells=options.cells,
         classes=len(dataset.classes),
         in_channels=dataset.channels,
         stem=options.stem,
-        auxiliary=options.auxiliary_weight > 0,
+        auxiliary=auxiliary,
         closing_norm=closing_norm,
     )
 
@@ -171,7 +175,7 @@ class Training(Stage):
     title = "training"
 
     def __init__(
-        self, network: Network, options: EvaluateOptions, dataset: Dataset, device: torch.device
+        self, network: CellNetwork, options: EvaluateOptions, dataset: Dataset, device: torch.device
     ) -> None:
         super().__init__()
         self.options = options

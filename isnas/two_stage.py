@@ -10,11 +10,10 @@ from torch import Tensor
 
 from .data import Batches, Dataset, split_indices
 from .engine import Stage
-from .network import NetworkOptions, build_supernet, train_affine
 from .options import SearchOptions
 from .run import Run
-from .space import DARTS_SPACE, Space
 from .sparse_code import NodeRecovery, SparseCode
+from .supernet import CellNetwork, train_affine
 from .training import Weights, code_optimizer, hits, send
 
 Batch = tuple[Tensor, Tensor]
@@ -42,24 +41,17 @@ class TwoStageSearch(Stage):
 
     def __init__(
         self,
+        supernet: CellNetwork,
         options: SearchOptions,
         dataset: Dataset,
         device: torch.device,
-        space: Space = DARTS_SPACE,
     ) -> None:
         super().__init__()
         self.options = options
-        shape = NetworkOptions(
-            channels=options.channels,
-            cells=options.cells,
-            classes=len(dataset.classes),
-            in_channels=dataset.channels,
-            closing_norm="pooling",
-        )
-        self.network = send(build_supernet(shape, space, seed=options.seed), device)
+        self.network = send(supernet, device)
         # an affine part would let weights take over what the coefficients are there for (DARTS)
         train_affine(self.network.cells, False)
-        self.code = SparseCode(space, options, seed=options.seed).to(device)
+        self.code = SparseCode(supernet.space, options, seed=options.seed).to(device)
         self.weights = Weights(self.network, options)
         self.code_optimizer = code_optimizer(self.code.parameters(), options)
         n = len(dataset.train_labels)

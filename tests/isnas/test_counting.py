@@ -95,7 +95,7 @@ class TestParameters:
         separable = sum(2 * (k + c * c + 2 * c) for k in depthwise.values())
         dilated = sum(k + c * c + 2 * c for k in depthwise.values())
         network = build_supernet(shape)
-        normal = network.cells[0].operations
+        normal = network.cells[0].nodes.operations
         assert len(normal) == 98
         assert sum(p.numel() for p in normal.parameters()) == 14 * (separable + dilated)
 

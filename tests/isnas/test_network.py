@@ -157,7 +157,7 @@ class TestTopology:
 
     def test_an_operation_that_is_not_in_the_genotype_is_not_in_the_network(self) -> None:
         network = build_network(UNEVEN, 2, 3, 10)
-        assert [len(cell.operations) for cell in network.cells] == [6, 6, 6]
+        assert [len(cell.nodes.operations) for cell in network.cells] == [6, 6, 6]
 
     @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 9), (1, 1), (33, 32)])
     @pytest.mark.parametrize("genotype", [UNEVEN, GENOTYPES["ISTA_onestage"]])

@@ -23,10 +23,12 @@ from isnas import (
     TrainOptions,
     UserError,
     build_network,
+    build_supernet,
     fold,
     one_stage,
 )
 from isnas.one_stage import OneStageTraining
+from isnas.training import network_options
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(
@@ -51,7 +53,10 @@ Steer = Callable[..., None]
 
 
 def training(data: Dataset, space: Space = DARTS_SPACE, **changes: Any) -> OneStageTraining:
-    return OneStageTraining(replace(OPTIONS, **changes), data, CPU, space)
+    options = replace(OPTIONS, **changes)
+    shape = network_options(options, data, "all", auxiliary=True)
+    supernet = build_supernet(shape, space, seed=options.seed)
+    return OneStageTraining(supernet, options, data, CPU)
 
 
 def is_operation(name: str) -> Callable[[Place], bool]:
@@ -81,7 +86,7 @@ def all_norms(stage: OneStageTraining) -> list[nn.BatchNorm2d]:
     return [
         module
         for cell in stage.network.cells
-        for module in cell.operations.modules()
+        for module in cell.nodes.operations.modules()
         if isinstance(module, nn.BatchNorm2d)
     ]
 

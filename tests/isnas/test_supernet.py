@@ -23,7 +23,7 @@ from isnas import (
     build_supernet,
 )
 from isnas.genotype import random_genotype
-from isnas.network import place_key, train_affine
+from isnas.supernet import place_key, train_affine
 from isnas.training import Weights
 
 KINDS = DARTS_SPACE.kinds
@@ -69,7 +69,7 @@ def sum_over_all(network: Network, x: Tensor, z: Dense) -> Tensor:
             states.append(
                 sum(
                     z[kind][place]
-                    * cell.operations[place_key(DARTS_SPACE, place)](states[place.source])
+                    * cell.nodes.operations[place_key(DARTS_SPACE, place)](states[place.source])
                     for place in DARTS_SPACE.candidates(node)
                 )
             )
@@ -184,7 +184,7 @@ def operations(network: Network, coefficients: dict[str, Coefficients]) -> list[
 
 
 def all_operations(network: Network) -> list[nn.Module]:
-    return [operation for cell in network.cells for operation in cell.operations.values()]
+    return [operation for cell in network.cells for operation in cell.nodes.operations.values()]
 
 
 def state_of(modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isnas import DARTS_SPACE, Coefficients, Dataset, SearchOptions
+from isnas import DARTS_SPACE, Coefficients, Dataset, SearchOptions, build_supernet
+from isnas.training import network_options
 from isnas.two_stage import TwoStageSearch
 
 OPTIONS = SearchOptions(
@@ -31,7 +32,8 @@ Drive = Callable[..., list[dict[str, Any]]]
 
 def search_of(data: Dataset, **changes: Any) -> TwoStageSearch:
     options = SearchOptions(**{**OPTIONS.to_json(), **changes})
-    return TwoStageSearch(options, data, CPU)
+    supernet = build_supernet(network_options(options, data, "pooling"), seed=options.seed)
+    return TwoStageSearch(supernet, options, data, CPU)
 
 
 def in_float64(stage: TwoStageSearch) -> TwoStageSearch:
@@ -172,7 +174,7 @@ class TestNetwork:
             assert not norm.weight.requires_grad and not norm.bias.requires_grad
             assert (norm.weight == 1).all() and (norm.bias == 0).all()
         for cell in stage.network.cells:
-            for name, operation in cell.operations.items():
+            for name, operation in cell.nodes.operations.items():
                 has_norm = any(isinstance(m, nn.BatchNorm2d) for m in operation.modules())
                 assert has_norm or "skip_connect" in name
 
