@@ -146,14 +146,14 @@ class Genotype:
     ) -> Genotype:
         """Return the genotype that has exactly these places in each kind of cell.
 
-        `concat` names the states that each kind concatenates; by default all nodes.
+        `concat` names the states that each kind concatenates; by default the space's.
         """
         cells = {}
         for kind in space.kinds:
             nodes: list[list[Edge]] = [[] for _ in range(space.nodes)]
             for place in sorted(places[kind]):
                 nodes[place.node].append(Edge(space.primitives[place.operation], place.source))
-            states = space.all_nodes if concat is None else tuple(concat[kind])
+            states = space.concat if concat is None else tuple(concat[kind])
             cells[kind] = CellGenotype(tuple(map(tuple, nodes)), states, space.inputs)
         return cls(tuple(cells.items()))
 
@@ -311,9 +311,11 @@ def random_genotype(
     for kind in space.kinds:
         places[kind] = []
         for node in range(space.nodes):
-            candidates = space.candidates(node)
-            drawn = torch.randperm(len(candidates), generator=generator)[: sizes[node]]
-            places[kind] += [candidates[i] for i in drawn.tolist()]
+            candidates, groups = space.candidates(node), space.groups(node)
+            order = torch.randperm(len(candidates), generator=generator).tolist()
+            if groups is not None:  # the first of each group in this order
+                order = list({groups[i]: i for i in reversed(order)}.values())[::-1]
+            places[kind] += [candidates[i] for i in order[: sizes[node]]]
     return Genotype.from_places(places, space)
 
 

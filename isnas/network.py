@@ -241,7 +241,7 @@ def build_supernet(
     """Return the super-net: every place of the space in every cell, initial weights drawn from `seed`."""
     places = {kind: space.places() for kind in space.kinds}
     with seeded(seed, "weights"):
-        return Network(space, places, dict.fromkeys(space.kinds, space.all_nodes), options)
+        return Network(space, places, dict.fromkeys(space.kinds, space.concat), options)
 
 
 def build_network(

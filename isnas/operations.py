@@ -155,6 +155,14 @@ def _skip(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
     return Operation(nn.Identity(), norm, droppable=False)
 
 
+def _plain(kernel: int) -> Callable[[int, int, ClosingNorm], Operation]:
+    def build(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+        conv = convolution(c, c, kernel, stride=stride, padding=kernel // 2)
+        return Operation(nn.Sequential(nn.ReLU(), conv), BatchNorm(c))
+
+    return build
+
+
 OPERATIONS: dict[str, Callable[[int, int, ClosingNorm], Operation]] = {
     "max_pool_3x3": _pooling(lambda stride: nn.MaxPool2d(3, stride, 1)),
     "avg_pool_3x3": _pooling(lambda stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False)),
@@ -163,5 +171,7 @@ OPERATIONS: dict[str, Callable[[int, int, ClosingNorm], Operation]] = {
     "sep_conv_5x5": _separable(5),
     "dil_conv_3x3": _dilated(3),
     "dil_conv_5x5": _dilated(5),
+    "nor_conv_1x1": _plain(1),
+    "nor_conv_3x3": _plain(3),
 }
-"""Builders by primitive: (channels, stride, closing norm) -> operation. Definitions as in DARTS."""
+"""Builders by primitive: (channels, stride, closing norm) -> operation. As in DARTS and, `nor_conv`, NAS-Bench-201."""

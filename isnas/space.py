@@ -49,6 +49,8 @@ class Space:
         Kinds of cell; all cells of a kind share one architecture.
     one_per_edge : bool
         Whether a node reads each earlier state through one operation at most.
+    output : tuple of int
+        The states that make up a cell's output; empty: all nodes.
     """
 
     primitives: tuple[str, ...] = PRIMITIVES
@@ -56,6 +58,7 @@ class Space:
     inputs: int = 2
     kinds: tuple[str, ...] = ("normal", "reduction")
     one_per_edge: bool = False
+    output: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.primitives)) != len(self.primitives) or not self.primitives:
@@ -79,14 +82,25 @@ class Space:
             for operation in range(len(self.primitives))
         )
 
+    def groups(self, node: int) -> tuple[int, ...] | None:
+        """Return the group of each candidate of `node`, of which one may be active; None where all may be."""
+        if not self.one_per_edge:
+            return None
+        return tuple(place.source for place in self.candidates(node))
+
+    def most(self, node: int) -> int:
+        """Return how many candidates of `node` can be active at most."""
+        groups = self.groups(node)
+        return len(self.candidates(node)) if groups is None else len(set(groups))
+
     def places(self) -> tuple[Place, ...]:
         """Return all places of a cell, node by node."""
         return tuple(place for node in range(self.nodes) for place in self.candidates(node))
 
     @property
-    def all_nodes(self) -> tuple[int, ...]:
-        """The states that are nodes."""
-        return tuple(range(self.inputs, self.inputs + self.nodes))
+    def concat(self) -> tuple[int, ...]:
+        """The states that make up a cell's output."""
+        return self.output or tuple(range(self.inputs, self.inputs + self.nodes))
 
     def label(self, place: Place) -> str:
         """Return the place in words, e.g. ``sep_conv_3x3<0``: the operation and the state that it reads."""

@@ -6,8 +6,9 @@ from it by the LASSO,
 
     z = argmin 1/2 ||A z - b||^2 + lam ||z||_1,
 
-and cut to its s largest entries, whose places form the support S. With E = A'A - I, z'o = (A'b)'o - (E z)'o, and only
-the places of S are run. So their coefficients are, with z held until the next recovery,
+and cut to its s largest entries (in a space with one operation per edge, of different edges), whose places form the
+support S. With E = A'A - I, z'o = (A'b)'o - (E z)'o, and only the places of S are run. So their coefficients are, with
+z held until the next recovery,
 
     c(b) = (A_S)' b - [E z]_S,      dc/db = (A_S)'.
 
@@ -106,11 +107,10 @@ class SparseCodeOptions:
         for node, number in enumerate(values):
             if name != "s":
                 continue
-            n = len(space.candidates(node))
-            if number > n:
-                raise UserError(
-                    f"s must be at most the {n} candidates of node {node}, got {number}"
-                )
+            n, most = len(space.candidates(node)), space.most(node)
+            if number > most:
+                kind = "edges" if space.one_per_edge else "candidates"
+                raise UserError(f"s must be at most the {most} {kind} of node {node}, got {number}")
             if self.rule == "best_subset" and math.comb(n, number) > solvers.MOST_SUPPORTS:
                 raise UserError(
                     f"s = {number} of {n} candidates has too many subsets for the rule best_subset "
@@ -238,11 +238,9 @@ class SparseCode(nn.Module):
         found = dict(zip(searching, self._recover(searching, b), strict=True))
         before = [(z, support) for z, support in zip(self.z, self.support, strict=True)]
         for i, (z, _, _) in found.items():
-            # the s largest; of equal ones the first
-            largest = torch.sort(z.abs(), descending=True, stable=True).indices
-            self.support[i] = tuple(sorted(largest[: self._s[self.nodes[i][1]]].tolist()))
-            self.z[i] = torch.zeros_like(z)
-            self.z[i][list(self.support[i])] = z[list(self.support[i])]
+            node = self.nodes[i][1]
+            cut = solvers.truncate(z, self._s[node], self.space.groups(node))
+            self.z[i], self.support[i] = cut.z, cut.support
             if self.options.reencode:
                 with torch.no_grad():
                     self.b[i].copy_(self.A[i] @ self.z[i])
@@ -286,7 +284,9 @@ class SparseCode(nn.Module):
         choose = solvers.sparsest if self.options.rule == "path" else solvers.best_subset
         found: list[tuple[Tensor, float, int]] = []
         for i, A_i, b_i in zip(indices, A, b, strict=True):
-            found.append((choose(A_i, b_i, self._s[self.nodes[i][1]]).z, float("nan"), 0))
+            node = self.nodes[i][1]
+            chosen = choose(A_i, b_i, self._s[node], groups=self.space.groups(node))
+            found.append((chosen.z, float("nan"), 0))
         return found
 
     def _host_b(self) -> list[Tensor]:
