@@ -9,6 +9,9 @@ problems are tiny (7 x 14 to 7 x 35) and the algorithms sequential, so a device 
 and one transfer each way is all it sees. Nothing is differentiated through, but for
 `soft_threshold`, which is plain torch.
 
+`truncate`, `best_subset` and `sparsest` give s non-zeros, on request at most one in each group of
+columns.
+
 This package knows nothing of networks.
 """
 
@@ -20,6 +23,7 @@ from ._matrices import measurement_matrix, mutual_coherence
 from ._result import Knot, LassoResult, SparseResult
 from ._soft_threshold import soft_threshold
 from ._sparsest import sparsest
+from ._truncate import truncate
 
 __all__ = [
     "MOST_SUPPORTS",
@@ -35,4 +39,5 @@ __all__ = [
     "mutual_coherence",
     "soft_threshold",
     "sparsest",
+    "truncate",
 ]

@@ -6,7 +6,8 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from ._convert import Array, Tensors, check_size, read_problems
+from ._convert import Array, Groups, Tensors, check_size, read_groups, read_problems
+from ._groups import admissible_supports, count_supports
 from ._problem import Problem
 from ._result import SparseResult
 from ._sparsest import sparse_result
@@ -19,10 +20,11 @@ DEPENDENT = 1e-10
 TIED = 1e-13
 
 
-def best_subset(A: Tensors, b: Tensors, s: int) -> SparseResult:
+def best_subset(A: Tensors, b: Tensors, s: int, *, groups: Groups | None = None) -> SparseResult:
     """Minimise ||A z - b|| over all z with at most s non-zeros, exactly.
 
-    Tries all n-choose-s supports (595 for n = 35, s = 2). Equally good supports are decided by
+    Tries all n-choose-s supports (595 for n = 35, s = 2); with `groups` only those with at most
+    one column of each group (490 for five groups of seven). Equally good supports are decided by
     the lowest indices (lexicographic order). On linearly dependent columns z is the least-norm
     solution.
 
@@ -31,7 +33,10 @@ def best_subset(A: Tensors, b: Tensors, s: int) -> SparseResult:
     A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
     b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
     s : int
-        Columns to choose, 1 <= s <= n.
+        Columns to choose, 1 <= s <= n, or at most the number of groups.
+    groups : sequence of int of length n, or sequence of such of lengths n_i, optional
+        The group of each column, any numbers; a batch given as a tensor shares one sequence.
+        No two columns of a group are chosen together.
 
     Returns
     -------
@@ -41,26 +46,33 @@ def best_subset(A: Tensors, b: Tensors, s: int) -> SparseResult:
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors.
+        If A or b hold something else than tensors, or groups something else than ints.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, s is out of range, or there
         are more than 5 million supports to try.
     """
     batch = read_problems(A, b)
-    check_size(batch, s)
-    supports = math.comb(max(batch.columns), s)
+    labels = read_groups(batch, groups)
+    check_size(batch, s, labels)
+    # Problems with the same supports to try are searched together.
+    alike: dict[tuple[int, tuple[int, ...] | None], list[int]] = {}
+    for i, n in enumerate(batch.columns):
+        grouped = None if labels is None else tuple(labels[i, :n].tolist())
+        alike.setdefault((n, grouped), []).append(i)
+    supports, n, grouped = max(
+        ((_count(n, grouped, s), n, grouped) for n, grouped in alike), key=lambda each: each[0]
+    )
     if supports > MOST_SUPPORTS:
+        within = "" if grouped is None else f" in {max(grouped) + 1} groups"
         raise ValueError(
-            f"s = {s} of n = {max(batch.columns)} columns gives {supports:,} supports; "
+            f"s = {s} of n = {n} columns{within} gives {supports:,} supports; "
             f"best_subset tries at most {MOST_SUPPORTS:,}"
         )
     problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)))
-    columns = np.array(batch.columns)
     z = np.zeros((len(batch.A), batch.A.shape[2]))
     chosen: list[tuple[int, ...]] = [()] * len(z)
-    for n in np.unique(columns):
-        same = np.flatnonzero(columns == n)
-        best = _search(problem.A[same, :, :n], problem.b[same], s)
+    for (n, grouped), same in alike.items():
+        best = _search(problem.A[same, :, :n], problem.b[same], s, grouped)
         for i, support in zip(same, best, strict=True):
             fit = np.linalg.lstsq(problem.A[i][:, support], problem.b[i], rcond=DEPENDENT)[0]
             z[i, support] = fit * problem.unit[i]
@@ -68,14 +80,20 @@ def best_subset(A: Tensors, b: Tensors, s: int) -> SparseResult:
     return sparse_result(batch, z, chosen)
 
 
-def _search(A: Array, b: Array, s: int) -> Array:
+def _count(n: int, groups: tuple[int, ...] | None, s: int) -> int:
+    return math.comb(n, s) if groups is None else count_supports(groups, s)
+
+
+def _search(A: Array, b: Array, s: int, groups: tuple[int, ...] | None) -> Array:
     """The best support of each problem, (p, s)."""
     p, m, n = A.shape
     columns = A.transpose(0, 2, 1).copy()
     margin = TIED * np.linalg.norm(b, axis=1)
     best = np.zeros((p, s), dtype=np.int64)
     least = np.full(p, np.inf)
-    for supports in _chunks(n, s, max(1, CHUNK // (p * m))):
+    size = max(1, CHUNK // (p * m))
+    every = _chunks(n, s, size) if groups is None else admissible_supports(groups, s, size)
+    for supports in every:
         distance = _distance(columns, b, supports)
         # The first support within the margin of the best one.
         nearest = distance.min(1, keepdims=True)

@@ -15,19 +15,18 @@ from torch import Tensor
 
 Array = np.ndarray
 Tensors = Tensor | Sequence[Tensor]
+Groups = Sequence[int] | Sequence[Sequence[int]]
 
 CPU = torch.device("cpu")
 NUMPY_KNOWS = (torch.float64, torch.float32, torch.float16)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Problems as padded float64 arrays, with what is needed to answer in the caller's form.
+class Form:
+    """The form in which the caller gave something, and wants the answer.
 
     Attributes
     ----------
-    A : array of shape (p, m, n)
-    b : array of shape (p, m)
     columns : tuple of int
         Each problem's own n; only ragged batches have fewer than the array.
     shape : tuple of int
@@ -38,8 +37,6 @@ class Batch:
         The caller's.
     """
 
-    A: Array
-    b: Array
     columns: tuple[int, ...]
     shape: tuple[int, ...]
     ragged: bool
@@ -66,6 +63,32 @@ class Batch:
         if values.dtype == np.float64 and self.dtype != torch.float64:
             tensor = tensor.to(self.dtype)  # before the move: not every device knows float64
         return tensor if self.device == CPU else tensor.to(self.device)
+
+
+@dataclass(frozen=True)
+class Batch(Form):
+    """Problems as padded float64 arrays.
+
+    Attributes
+    ----------
+    A : array of shape (p, m, n)
+    b : array of shape (p, m)
+    """
+
+    A: Array
+    b: Array
+
+
+@dataclass(frozen=True)
+class Vectors(Form):
+    """Vectors without a problem, as one padded float64 array.
+
+    Attributes
+    ----------
+    z : array of shape (p, n)
+    """
+
+    z: Array
 
 
 def read_problems(A: Tensors, b: Tensors) -> Batch:
@@ -110,6 +133,80 @@ def read_problems(A: Tensors, b: Tensors) -> Batch:
         dtype=dtype,
         device=device,
     )
+
+
+def read_alone(z: Tensors) -> Vectors:
+    """Check vectors that come without a problem, and bring them to the host.
+
+    Raises
+    ------
+    TypeError
+        If something is not a tensor.
+    ValueError
+        If something is no vector, empty, not floating-point or not finite.
+    """
+    ragged = not isinstance(z, Tensor)
+    if ragged:
+        named = _check_sequence("z", z, None)
+    else:
+        _check_tensor("z", z)
+        named = [("z", z)]
+    for name, tensor in named:
+        if tensor.ndim < 1 or (ragged and tensor.ndim != 1):
+            wanted = "(n,)" if ragged else "(..., n)"
+            raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+        if tensor.numel() == 0:
+            raise ValueError(f"{name} must not be empty, got shape {tuple(tensor.shape)}")
+    dtype, device = _common(named)
+    host = _to_host(named)
+    if ragged:
+        columns = tuple(len(row) for row in host)
+        padded = np.zeros((len(host), max(columns)))
+        for line, row in zip(padded, host, strict=True):
+            line[: len(row)] = row
+        shape: tuple[int, ...] = (len(host),)
+    else:
+        padded = host[0].reshape(-1, z.shape[-1])
+        columns = (z.shape[-1],) * len(padded)
+        shape = tuple(z.shape[:-1])
+    return Vectors(
+        z=padded, columns=columns, shape=shape, ragged=ragged, dtype=dtype, device=device
+    )
+
+
+def read_groups(form: Form, groups: Groups | None) -> Array | None:
+    """Check the group of every column; as (p, n), numbered from 0 up, -1 for padding.
+
+    Raises
+    ------
+    TypeError
+        If something is not a sequence of ints.
+    ValueError
+        If there is not one group for each column.
+    """
+    if groups is None:
+        return None
+    p = len(form.columns)
+    if form.ragged:
+        _check_is_sequence("groups", groups, "a sequence of sequences of ints")
+        if len(groups) != p:
+            raise ValueError(
+                f"groups must hold {p} sequences, one for each problem, got {len(groups)}"
+            )
+        named = [(f"groups[{i}]", each) for i, each in enumerate(groups)]
+    else:
+        named = [("groups", groups)]  # the same for the whole batch
+    numbered = np.full((len(named), max(form.columns)), -1)
+    for row, (name, each), n in zip(numbered, named, form.columns[: len(named)], strict=True):
+        _check_is_sequence(name, each, "a sequence of ints")
+        for group in each:
+            if isinstance(group, bool) or not isinstance(group, int):
+                raise TypeError(f"{name} must be a sequence of ints, got {group!r} in it")
+        if len(each) != n:
+            raise ValueError(f"{name} must hold {n} ints, one for each column, got {len(each)}")
+        number = {group: k for k, group in enumerate(dict.fromkeys(each))}
+        row[:n] = [number[group] for group in each]
+    return np.broadcast_to(numbered, (p, numbered.shape[1]))
 
 
 def read_vectors(batch: Batch, z: Tensors, name: str) -> Array:
@@ -171,11 +268,15 @@ def read_matrices(A: Tensor) -> tuple[Array, tuple[int, ...]]:
     return host.reshape(-1, *host.shape[-2:]), host.shape[:-2]
 
 
-def check_size(batch: Batch, s: int) -> None:
-    """Check the wanted number of non-zeros against every problem's n."""
+def check_size(form: Form, s: int, groups: Array | None = None) -> None:
+    """Check the wanted number of non-zeros against every problem's n, or number of groups."""
     if isinstance(s, bool) or not isinstance(s, int):
         raise ValueError(f"s must be an integer, got {s!r}")
-    fewest = min(batch.columns)
+    if groups is not None:
+        fewest = int(groups.max(1).min()) + 1
+        if not 1 <= s <= fewest:
+            raise ValueError(f"s must lie between 1 and the number of groups, {fewest}, got {s}")
+    fewest = min(form.columns)
     if not 1 <= s <= fewest:
         raise ValueError(f"s must lie between 1 and n = {fewest}, got {s}")
 
@@ -203,7 +304,15 @@ def _read_ragged(A: Sequence[Tensor], b: Sequence[Tensor]) -> Batch:
     for i in range(p):
         padded_A[i, : rows[i], : columns[i]] = host[i]
         padded_b[i, : rows[i]] = host[p + i]
-    return Batch(padded_A, padded_b, tuple(columns), (p,), True, dtype, device)
+    return Batch(
+        A=padded_A,
+        b=padded_b,
+        columns=tuple(columns),
+        shape=(p,),
+        ragged=True,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -226,6 +335,11 @@ def _check_sequence(name: str, values: object, length: int | None) -> list[tuple
     for label, value in named:
         _check_tensor(label, value)
     return named
+
+
+def _check_is_sequence(name: str, value: object, wanted: str) -> None:
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
 def _check_matrix_shape(name: str, A: Tensor) -> None:

@@ -52,7 +52,9 @@ class Path:
     finished : array of shape (p,)
         Whether lam (or `size`) was reached within the steps allowed.
     largest : array of shape (p, n)
-        With `size`: signs of the first active set that has the most columns.
+        With `size`: signs of the first active set that has the most columns, or groups.
+    began : array of shape (p,)
+        With `size`: the lam at which `largest` became active; infinite while that is empty.
     knots : list of (lam, z)
         Of the first problem, if recorded.
     """
@@ -61,6 +63,7 @@ class Path:
     steps: Array
     finished: Array
     largest: Array
+    began: Array
     knots: list[tuple[float, Array]] = field(default_factory=list)
 
 
@@ -71,6 +74,7 @@ def follow(
     *,
     max_steps: int,
     size: int | None = None,
+    groups: Array | None = None,
     record: bool = False,
 ) -> Path:
     """Follow the path from its start down to lam.
@@ -82,7 +86,9 @@ def follow(
     max_steps : int
         Events per problem after which to give up; `z` is then the solution at a larger lam.
     size : int, optional
-        Stop as soon as the active set has this many columns.
+        Stop as soon as the active set has this many columns, or touches this many groups.
+    groups : array of shape (p, n), optional
+        With `size`: the group of each column, numbered from 0 up; -1 for none.
     record : bool
         Keep the knots of the first problem.
     """
@@ -92,7 +98,10 @@ def follow(
         steps=np.zeros(p, dtype=np.int64),
         finished=np.ones(p, dtype=bool),
         largest=np.zeros((p, n)),
+        began=np.full(p, np.inf),
     )
+    if groups is not None:  # (p, g, n): which columns belong to which group
+        member = groups[:, None] == np.arange(groups.max() + 1)[:, None]
     norm_b = np.sqrt((b * b).sum(1, keepdims=True))
     if m > n:  # b's part outside the range of A plays no role on the path
         q, A = np.linalg.qr(A)
@@ -191,10 +200,14 @@ def follow(
         if np.count_nonzero(full):  # P = 0, and exactly: nothing can join
             H *= ~(full[:, None] & ~active)[:, None]
         if size is not None:
-            more = count > most[problem]
-            most[problem] = np.maximum(most[problem], count)
+            reached = count
+            if groups is not None:
+                reached = (member[problem] & active[:, None, :n]).any(2).sum(1)
+            more = reached > most[problem]
+            most[problem] = np.maximum(most[problem], reached)
             path.largest[problem[more]] = sign[more, :n]
-            end[count >= size] = np.inf
+            path.began[problem[more]] = level[more]
+            end[reached >= size] = np.inf
     if size is None:
         path.z = _refined(end_columns, end_b, end_H, end_sign, end_lam)[:, :n]
     return path

@@ -60,7 +60,7 @@ class SparseResult:
     support : tuple of int, or tuple of tuples of int
         The chosen columns, ascending; one tuple per problem (in row-major order) for a batch.
     residual : Tensor of shape (...)
-        `||A z - b||`.
+        `||A z - b||`; from `truncate`, where A = I and b is the whole vector, what was cut off.
     """
 
     z: Tensor | tuple[Tensor, ...]

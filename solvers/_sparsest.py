@@ -3,26 +3,42 @@
 import numpy as np
 
 from ._active_set import solve_on_support
-from ._convert import Batch, Tensors, check_size, read_problems
+from ._convert import Array, Batch, Groups, Tensors, check_size, read_groups, read_problems
+from ._groups import first_largest
 from ._homotopy import follow
 from ._lasso import MAX_ITER
 from ._problem import Problem, residual
 from ._result import SparseResult
 
+# At unit scale: coefficients closer than this fraction of the largest, or of 1, are tied. What
+# falls together on the path is zero there, up to rounding.
+TIED = 1e-12
 
-def sparsest(A: Tensors, b: Tensors, s: int) -> SparseResult:
+
+def sparsest(A: Tensors, b: Tensors, s: int, *, groups: Groups | None = None) -> SparseResult:
     """Least squares on the support of the regularisation path's first point with s non-zeros.
 
     Going down from lam_max the path gains or loses one column at a time, so it has such a point
-    if it ever has s non-zeros or more. If it never has (b lies in the span of fewer columns, or s exceeds the rank of A), the first
-    of its largest supports is taken; for b = 0 that is the empty one, and z = 0.
+    if it ever has s non-zeros or more. If it never has (b lies in the span of fewer columns, or
+    s exceeds the rank of A), the first of its largest supports is taken; for b = 0 that is the
+    empty one, and z = 0.
+
+    With `groups`, the first point whose non-zeros touch s groups: where a column of the s-th
+    group joins. Of each group's non-zeros the one of largest magnitude there is kept (of equal
+    ones the lowest index), and the kept ones are refitted. The path can end without touching s
+    groups, even if s columns join: where fewer groups explain b, or s exceeds the rank of A. Then
+    the first of the points that touch most groups is taken, and the support has fewer than s
+    columns.
 
     Parameters
     ----------
     A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
     b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
     s : int
-        Wanted non-zeros, 1 <= s <= n.
+        Wanted non-zeros, 1 <= s <= n, or at most the number of groups.
+    groups : sequence of int of length n, or sequence of such of lengths n_i, optional
+        The group of each column, any numbers; a batch given as a tensor shares one sequence.
+        At most one column of a group is kept.
 
     Returns
     -------
@@ -31,17 +47,31 @@ def sparsest(A: Tensors, b: Tensors, s: int) -> SparseResult:
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors.
+        If A or b hold something else than tensors, or groups something else than ints.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, or s is out of range.
     """
     batch = read_problems(A, b)
-    check_size(batch, s)
+    labels = read_groups(batch, groups)
+    check_size(batch, s, labels)
     problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)))
-    path = follow(problem.A, problem.b, problem.lam, max_steps=MAX_ITER["homotopy"], size=s)
-    z = solve_on_support(problem.A, problem.b, problem.lam, path.largest)
-    supports = [tuple(np.flatnonzero(sign).tolist()) for sign in path.largest]
+    path = follow(
+        problem.A, problem.b, problem.lam, max_steps=MAX_ITER["homotopy"], size=s, groups=labels
+    )
+    sign = path.largest
+    if labels is not None:
+        sign = sign * _kept(problem, path.began, sign, labels)
+    z = solve_on_support(problem.A, problem.b, problem.lam, sign)
+    supports = [tuple(np.flatnonzero(row).tolist()) for row in sign]
     return sparse_result(batch, z * problem.unit[:, None], supports)
+
+
+def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:
+    """Which of the path's non-zeros at lam stand for their groups, (p, n)."""
+    lam = np.where(np.isfinite(lam), lam, 0)  # infinite where nothing ever joined
+    size = np.abs(solve_on_support(problem.A, problem.b, lam, sign))
+    margin = TIED * np.maximum(size.max(1, keepdims=True), 1)
+    return first_largest(np.where(sign != 0, size, -1), groups, margin)
 
 
 def sparse_result(batch: Batch, z: np.ndarray, supports: list[tuple[int, ...]]) -> SparseResult:
