@@ -37,6 +37,7 @@ setup(
         ],
         "benchmark": ["cvxpy>=1.6"],
         "tensorboard": ["tensorboard>=2.18"],
+        "natsbench": ["nats_bench>=1.8"],  # to read the official NAS-Bench-201 archive
     },
     entry_points={"console_scripts": ["isnas = isnas.cli:main"]},
     classifiers=[

@@ -28,10 +28,12 @@ from .randomness import generator
 from .run import Run, versions
 from .space import DARTS_SPACE, Space
 from .sparse_code import SparseCodeOptions
-from .training import Training, network_options, resolve_device, score
+from .training import Training, cpu_threads, network_options, resolve_device, score
 from .two_stage import TwoStageSearch
 
 SPACE = DARTS_SPACE
+TINY_IMAGES = 16
+"""Side in pixels up to which one CPU thread is as fast as several, and does not suffer from a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -325,17 +327,19 @@ def _go_on(
         "evaluate": _evaluate_parts,
     }
     parts = builders[run.config["command"]](run, options, dataset, device)
-    names = [part.name for part in parts]
-    if run.config.get("parts") != names:
-        run.config["parts"] = names
+    if "parts" not in run.config:
+        tiny = max(dataset.size) <= TINY_IMAGES
+        run.config["parts"] = [part.name for part in parts]
+        run.config["threads"] = options.threads or (1 if tiny else torch.get_num_threads())
         run.write_config()
-    results = execute(
-        run,
-        parts,
-        checkpoint=checkpoint,
-        checkpoint_steps=options.checkpoint_steps,
-        progress=progress,
-    )
+    with cpu_threads(run.config["threads"]):
+        results = execute(
+            run,
+            parts,
+            checkpoint=checkpoint,
+            checkpoint_steps=options.checkpoint_steps,
+            progress=progress,
+        )
     genotype = Genotype.load(run.directory / "genotype.json")
     saved = run.directory / "network.pt"
     return RunResult(

@@ -37,6 +37,8 @@ class RunOptions:
         Seed of everything random.
     device : str
         auto, cpu, cuda, cuda:N or mps; auto takes an accelerator where there is one.
+    threads : int
+        CPU threads; 0: PyTorch's number, but 1 for images as tiny as digits, where threads only wait for each other.
     channels : int
         Channels of the first cells.
     cells : int
@@ -71,6 +73,7 @@ class RunOptions:
     image_size: int | None = None
     seed: int = 0
     device: str = "auto"
+    threads: int = 0
     channels: int = 8
     cells: int = 4
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -250,6 +253,7 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
 _LEAST: dict[str, float] = {
     "image_size": 4,
     "seed": 0,
+    "threads": 0,
     "channels": 2,
     "cells": 3,
     "batch_size": 2,

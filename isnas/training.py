@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return device
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Use so many threads inside the block. Sums, and so all results, depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def send(network: CellNetwork, device: torch.device) -> CellNetwork:

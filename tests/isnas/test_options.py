@@ -17,6 +17,7 @@ ALL = (SearchOptions, EvaluateOptions, TrainOptions)
 
 BAD: dict[str, list[object]] = {
     "seed": [-1, 1.5, True, None, "0"],
+    "threads": [-1, 1.5, None, "2"],
     "channels": [0, 1, 2.5, "16", None],
     "cells": [2, -1],
     "batch_size": [0, 1],
