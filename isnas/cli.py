@@ -151,12 +151,13 @@ def _show(result: RunResult, out: TextIO) -> None:
     if "test_accuracy" in main:
         line = f"test accuracy: {100 * main['test_accuracy']:.2f} %"
         others = [100 * r["test_accuracy"] for n, r in results.items() if n.startswith("random-")]
-        if others:
-            spread = statistics.stdev(others) if len(others) > 1 else 0.0
+        if len(others) == 1:
+            line += f"; a random architecture trained the same way: {others[0]:.2f} %"
+        elif others:
             line += (
                 f"; {len(others)} random architectures trained the same way: "
-                f"{statistics.mean(others):.2f} % mean, {spread:.2f} standard deviation, "
-                f"{min(others):.2f} to {max(others):.2f}"
+                f"{statistics.mean(others):.2f} +- {statistics.stdev(others):.2f} % "
+                f"({min(others):.2f} to {max(others):.2f})"
             )
         print(line, file=out)
     names = sorted(path.name for path in result.directory.iterdir() if path.is_file())

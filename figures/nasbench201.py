@@ -1,0 +1,264 @@
+"""Searches on NAS-Bench-201 against the truth: what they find for their cost, on which way, and how super-nets rank.
+
+python -m figures.nasbench201 cost DIR -o cost.svg        accuracy found against search cost
+python -m figures.nasbench201 trajectory DIR -o t.svg     true accuracy of the current cell over the epochs
+python -m figures.nasbench201 scatter DIR -o s.svg        super-net's score against the truth, cell by cell
+
+DIR is what `experiments.nasbench201` wrote. Accuracies are those of the benchmark's table, on the CIFAR-10 test after
+200 epochs. Their axis is stretched towards the optimum, where the good cells are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from experiments._rows import read_about, read_rows
+from experiments.nasbench201 import METHODS, SPARSE
+from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
+from isnas.errors import UserError
+
+from ._command import Parser, run_command
+from ._style import (
+    COLOURS,
+    FONT_SIZE,
+    GREY,
+    MARKERS,
+    legend_below,
+    new_figure,
+    note,
+    plain_log_labels,
+    tidy,
+    whole_numbers,
+)
+
+ACCURACY = "test accuracy of the cell (%)"
+_RULES = tuple(dict.fromkeys(variant["rule"] for variant in SPARSE.values()))
+_MATRICES = tuple(dict.fromkeys(variant["matrix"] for variant in SPARSE.values()))
+_TICKS = (10, 50, 70, 80, 85, 90, 92, 93, 94)
+_FORWARD = 1 / 3
+"""What a forward pass alone costs, where forwards and backwards cost 1: the backward pass does twice the work."""
+
+Results = tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, float]]]
+"""Rows by method, in the experiment's order, and what they are measured against."""
+
+
+def read_results(directory: str | Path) -> Results:
+    """Read what `experiments.nasbench201` wrote.
+
+    Raises
+    ------
+    UserError
+        When there is nothing or it is damaged, or it is of another experiment.
+    """
+    rows = read_rows(directory)
+    try:
+        found = read_about(directory)["settings"]["references"]
+        by_method = {name: [row for row in rows if row["method"] == name] for name in METHODS}
+        return {name: kept for name, kept in by_method.items() if kept}, found
+    except (KeyError, TypeError):
+        raise UserError(f"{directory} has no results of experiments.nasbench201") from None
+
+
+def cost(row: dict[str, Any]) -> float:
+    """Return what a search cost: images passed forwards and backwards, and a third of those passed forwards only."""
+    return row["trained"] + _FORWARD * row["evaluated"]
+
+
+def _look(method: str) -> dict[str, Any]:
+    """Return colour and marker of a method: rule by colour, matrix by marker, re-encoded filled."""
+    if method in SPARSE:
+        variant = SPARSE[method]
+        colour = COLOURS[_RULES.index(variant["rule"])]
+        fill = colour if variant["reencode"] else "white"
+        marker = MARKERS[_MATRICES.index(variant["matrix"])]
+        return {"color": colour, "marker": marker, "markerfacecolor": fill}
+    i = [name for name in METHODS if name not in SPARSE].index(method)
+    return {"color": COLOURS[(3, 4, 5, 6)[i]], "marker": MARKERS[2 + i]}
+
+
+def _stretch(ax: Axes, optimum: float, values: Sequence[float]) -> None:
+    """Scale the y axis by the square root of the distance to the optimum."""
+
+    def forward(y: np.ndarray) -> np.ndarray:
+        return -np.sqrt(np.maximum(optimum - np.asarray(y, dtype=float), 0))
+
+    def inverse(v: np.ndarray) -> np.ndarray:
+        return optimum - np.square(np.minimum(v, 0))
+
+    ax.set_yscale("function", functions=(forward, inverse))
+    # a little below the lowest value, and room enough where all are good
+    low = inverse(1.06 * forward(np.array(min(*values, optimum - 3))))
+    ax.set_ylim(max(float(low), 0), optimum)
+    ticks = [tick for tick in _TICKS if low <= tick < optimum - 0.2]
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _mark_references(ax: Axes, known: dict[str, dict[str, float]]) -> None:
+    ax.axhline(
+        known["optimum"]["cifar10"], color=GREY, linewidth=1.6, label="optimum", clip_on=False
+    )
+    for name, label, dashes in (
+        ("mean", "mean of all cells", (0, (4, 2))),
+        ("full", "mean of the cells without none", (0, (1, 1.5))),
+    ):
+        if known[name]["cifar10"] > ax.get_ylim()[0]:
+            style = {"color": GREY, "linewidth": 0.8, "linestyle": dashes, "zorder": 1}
+            ax.axhline(known[name]["cifar10"], label=label, **style)
+
+
+def draw_cost(results: Results) -> Figure:
+    """Return the figure of accuracy found against search cost: each seed, and the mean with the standard deviation.
+
+    Methods of the same cost stand side by side around it.
+    """
+    methods, known = results
+    optimum = known["optimum"]["cifar10"]
+    figure = new_figure(PAGE_WIDTH, 3.8)
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    costs = {method: fmean(map(cost, rows)) for method, rows in methods.items()}
+    everything: list[float] = []
+    for method, rows in methods.items():
+        accuracies = [row["accuracy"]["cifar10"] for row in rows]
+        everything += accuracies
+        alike = [other for other in costs if abs(np.log(costs[other] / costs[method])) < 0.1]
+        place = alike.index(method) - (len(alike) - 1) / 2
+        x = costs[method] * 1.13**place
+        look = _look(method)
+        ax.plot(
+            [x] * len(rows),
+            accuracies,
+            ".",
+            color=look["color"],
+            markersize=2.5,
+            alpha=0.5,
+            zorder=2,
+        )
+        mean, deviation = fmean(accuracies), float(np.std(accuracies, ddof=len(rows) > 1))
+        # nothing is above the optimum
+        whiskers = [[deviation], [min(deviation, max(optimum - mean, 0))]]
+        ax.errorbar(
+            x, mean, whiskers, **look, markersize=4.5, linewidth=0.8, label=method, zorder=3
+        )
+        everything.append(mean - deviation)
+    _stretch(ax, optimum, everything)
+    _mark_references(ax, known)
+    plain_log_labels(ax.xaxis)
+    tidy(ax, xlabel="search cost (images passed forwards and backwards)", ylabel=ACCURACY)
+    legend_below(figure, [ax], columns=3)
+    return figure
+
+
+def draw_trajectories(results: Results) -> Figure:
+    """Return the figure of the current cell's true accuracy over epochs: median and quartiles over seeds.
+
+    Raises
+    ------
+    UserError
+        When no method with such a cell has been run.
+    """
+    methods, known = results
+    by_rule = {
+        rule: [name for name in methods if SPARSE.get(name, {}).get("rule") == rule]
+        for rule in _RULES
+    }
+    by_rule = {rule: names for rule, names in by_rule.items() if names}
+    if not by_rule:
+        raise UserError("no search by sparse coding is finished: there is no trajectory")
+    figure = new_figure(PAGE_WIDTH if len(by_rule) > 1 else COLUMN_WIDTH, 2.7)
+    axes = figure.subplots(1, len(by_rule), sharey=True, squeeze=False)[0]
+    everything: list[float] = []
+    for ax, (rule, names) in zip(axes, by_rule.items(), strict=True):
+        for name in names:
+            paths = np.array(
+                [[accuracy for _, accuracy in row["trajectory"]] for row in methods[name]]
+            )
+            low, middle, high = np.quantile(paths, (0.25, 0.5, 0.75), axis=0)
+            everything += [*low]
+            colour = COLOURS[_MATRICES.index(SPARSE[name]["matrix"])]
+            dashes = "-" if SPARSE[name]["reencode"] else (0, (3, 1.5))
+            x = np.arange(len(middle))
+            label = name.removeprefix(f"sparse {rule} ")
+            ax.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+            ax.plot(x, middle, color=colour, linestyle=dashes, linewidth=1.2, label=label)
+        tidy(ax, xlabel="epochs of search", title=rule)
+    for ax in axes:
+        _stretch(ax, known["optimum"]["cifar10"], everything)
+        _mark_references(ax, known)
+    axes[0].set_ylabel(ACCURACY, fontsize=FONT_SIZE)
+    whole_numbers(axes)
+    legend_below(figure, axes, columns=4)
+    return figure
+
+
+def draw_scatter(results: Results) -> Figure:
+    """Return the figure of super-net scores of random cells against their true accuracies, with Kendall's tau.
+
+    Raises
+    ------
+    UserError
+        When no super-net has scored cells.
+    """
+    methods, known = results
+    scored = {name: [row for row in rows if row["scores"]] for name, rows in methods.items()}
+    scored = {name: rows for name, rows in scored.items() if rows}
+    if not scored:
+        raise UserError("no super-net has scored cells yet")
+    figure = new_figure(PAGE_WIDTH if len(scored) > 1 else COLUMN_WIDTH, 2.9)
+    axes = figure.subplots(1, len(scored), sharey=True, squeeze=False)[0]
+    everything: list[float] = []
+    for ax, (name, rows) in zip(axes, scored.items(), strict=True):
+        scores, truth = np.array([point[1:] for row in rows for point in row["scores"]]).T
+        everything += [*truth]
+        ax.plot(
+            scores,
+            truth,
+            ".",
+            color=_look(name)["color"],
+            markersize=3,
+            alpha=0.35,
+            markeredgewidth=0,
+        )
+        taus = [row["tau"] for row in rows if row["tau"] is not None]
+        seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
+        tau = f"Kendall's tau {fmean(taus):.2f}" if taus else "all scores alike"
+        tidy(ax, xlabel="score with shared weights (%)", title=f"{name}: {tau}, {seeds}")
+    for ax in axes:
+        _stretch(ax, known["optimum"]["cifar10"], everything)
+        if not ax.lines:
+            note(ax, "no cells")
+    axes[0].set_ylabel(ACCURACY, fontsize=FONT_SIZE)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "cost": draw_cost,
+    "trajectory": draw_trajectories,
+    "scatter": draw_scatter,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = Parser("nasbench201", "Searches on NAS-Bench-201 against the truth.")
+    parser.add_argument("figure", choices=FIGURES, help="what to draw")
+    parser.add_argument("directory", metavar="DIR", help="what experiments.nasbench201 wrote")
+
+    def draw(given: argparse.Namespace) -> Figure:
+        return FIGURES[given.figure](read_results(given.directory))
+
+    return run_command(parser, draw, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,342 @@
+"""The experiment on NAS-Bench-201: its methods on toy tables, a small run that is interrupted, its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import experiments.nasbench201 as experiment
+from experiments._rows import Rows, launch_record, markdown_table, mean_and_deviation, read_rows
+from experiments.nasbench201 import (
+    BY_TABLE,
+    METHODS,
+    RANDOM_SPARSE,
+    RANKED,
+    SPARSE,
+    cell_of,
+    chosen,
+    evolution,
+    main,
+    mutate,
+    operations_of,
+    random_search,
+    reinforce,
+    scores,
+)
+from figures import nasbench201 as figures
+from isnas.data import Dataset
+from isnas.errors import UserError
+from isnas.nasbench201 import COLUMNS, Table, all_cells
+
+ROOT = Path(__file__).parents[2]
+CONVOLUTION = 3  # among the operations of an edge
+
+
+def convolutions(cell: str) -> float:
+    """Return an accuracy that each 3x3 convolution raises: one optimum, and every step towards it pays."""
+    return 10.0 + 15.0 * cell.count("nor_conv_3x3")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of invented accuracies, different in every column."""
+    values = np.array([[convolutions(cell)] * len(COLUMNS) for cell in all_cells()])
+    noise = np.random.default_rng(0).uniform(-4, 0, values.shape)
+    path = tmp_path_factory.mktemp("table") / "table.csv.gz"
+    Table((values + noise).round(3)).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run of all methods with two seeds."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert launch(table, out) == 0
+    return out
+
+
+def launch(table: Path, out: Path, *arguments: str) -> int:
+    """Run the command at the smallest scale in this process."""
+    return main(
+        [
+            "--scale",
+            "smoke",
+            "--table",
+            str(table),
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+            *arguments,
+        ]
+    )
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in row.items() if not name.endswith("seconds")} for row in rows
+    ]
+
+
+def test_cells_as_operations() -> None:
+    for cell in all_cells()[::97]:
+        assert cell_of(operations_of(cell)) == cell
+    assert operations_of("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|") == [
+        CONVOLUTION, 0, 1, 0, 0, 4,
+    ]  # fmt: skip
+
+
+def test_mutation_changes_one_edge_to_any_other_operation() -> None:
+    random = torch.Generator().manual_seed(0)
+    cell = cell_of([0, 1, 2, 3, 4, 0])
+    seen = set()
+    for _ in range(600):
+        old, new = operations_of(cell), operations_of(mutate(cell, random))
+        changed = [(edge, b) for edge, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        assert len(changed) == 1
+        seen.add(changed[0])
+    assert len(seen) == 6 * 4
+
+
+@pytest.mark.parametrize("method", BY_TABLE)
+def test_an_easy_optimum_is_found_within_the_budget(method: str) -> None:
+    """A fifth of the cells is best; whatever is learnt, a hundred draws find one."""
+    asked = []
+
+    def ask(cell: str) -> float:
+        asked.append(cell)
+        return 90.0 if operations_of(cell)[5] == CONVOLUTION else 10.0
+
+    random = torch.Generator().manual_seed(1)
+    assert operations_of(BY_TABLE[method](ask, 100, random))[5] == CONVOLUTION
+    assert len(asked) == 100
+
+
+def test_evolution_and_reinforce_climb() -> None:
+    """They come to the one optimum of 15,625, which random search misses with the same budget."""
+    optimum = cell_of([CONVOLUTION] * 6)
+    for seed in range(3):
+        random = torch.Generator().manual_seed(seed)
+        assert evolution(convolutions, 600, random) == optimum
+        assert reinforce(convolutions, 600, random, learning_rate=0.1) == optimum
+        assert random_search(convolutions, 600, random) != optimum
+
+
+def test_reinforce_learns_to_ask_for_better_cells() -> None:
+    asked: list[float] = []
+
+    def ask(cell: str) -> float:
+        asked.append(convolutions(cell))
+        return asked[-1]
+
+    reinforce(ask, 400, torch.Generator().manual_seed(0), learning_rate=0.05)
+    assert fmean(asked[-100:]) > fmean(asked[:100]) + 15
+
+
+def test_evolution_drops_the_oldest() -> None:
+    """The best cell, which comes first, has no children any more once `population` others were asked."""
+    asked: list[str] = []
+
+    def ask(cell: str) -> float:
+        asked.append(cell)
+        return 100.0 - len(asked)
+
+    evolution(ask, 30, torch.Generator().manual_seed(0), population=5, sample=5)
+
+    def distance(a: str, b: str) -> int:
+        return sum(x != y for x, y in zip(operations_of(a), operations_of(b), strict=True))
+
+    # the best of all that live is always the oldest: the parent is the cell asked 5 before
+    assert all(distance(asked[i], asked[i - 5]) == 1 for i in range(5, 30))
+
+
+def test_scoring_images_are_of_all_classes() -> None:
+    """Also where the images stand class by class, as in a folder: always answering one class is right for a quarter."""
+    labels = torch.arange(400) // 100
+    images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    dataset = Dataset(
+        "sorted", images, labels, images[:0], labels[:0], tuple("abcd"), mean=(0.5,), std=(0.3,)
+    )
+
+    class Stubborn(torch.nn.Module):
+        def forward(self, x: torch.Tensor, _: Any) -> torch.Tensor:
+            return torch.eye(4)[torch.zeros(len(x), dtype=torch.int64)]
+
+    scale = replace(experiment.SCALES["smoke"], scored=1, scoring_images=100)
+    (score,) = scores(Stubborn(), scale, dataset, 0, torch.device("cpu")).values()
+    assert 10 < score < 40
+
+
+def test_methods_by_their_beginnings() -> None:
+    assert chosen(METHODS) == METHODS
+    assert chosen(["random"]) == (RANDOM_SPARSE, "random search")
+    assert chosen(["evolution", "sparse path"]) == (
+        *(name for name in SPARSE if " path " in name),
+        "evolution",
+    )
+    assert chosen([RANKED]) == (RANKED,)
+    with pytest.raises(UserError, match="no method is called 'evo'"):
+        chosen(["evo"])
+
+
+def test_rows_say_all(finished: Path, table: Path) -> None:
+    rows, known = read_rows(finished), Table.read(table)
+    assert [(row["seed"], row["method"]) for row in rows] == [
+        (seed, method) for seed in range(2) for method in METHODS
+    ]
+    for row in rows:
+        cell, method = row["cell"], row["method"]
+        assert row["accuracy"]["cifar100"] == known.accuracy(cell, "cifar100")
+        assert row["rank"]["cifar10"] == known.rank(cell, "cifar10")
+        assert row["skips"] == cell.count("skip_connect")
+        if method in BY_TABLE:
+            assert row["trained"] == 12 * row["evaluated"] == 12 * 25_000 * 20
+            assert row["seconds"] is None
+        else:
+            # 192 images in halves of 3 batches of 32, 2 epochs
+            assert row["trained"] == (192 if method == RANDOM_SPARSE else 384)
+            assert row["seconds"] > 0
+        assert len(row["trajectory"]) == (3 if method in SPARSE else 0)
+        if method in SPARSE:
+            assert row["trajectory"][-1] == [cell, row["accuracy"]["cifar10"]]
+            assert "none" not in cell
+        assert len(row["scores"]) == (20 if method in (RANDOM_SPARSE, RANKED) else 0)
+        if method == RANDOM_SPARSE:
+            best = max(score for _, score, _ in row["scores"])
+            assert [cell, best] in [point[:2] for point in row["scores"]]
+            assert row["evaluated"] == 20 * 32
+
+
+def test_table_has_all_methods_and_references(finished: Path) -> None:
+    text = (finished / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    for method in METHODS:
+        assert sum(line.startswith(f"| {method} | 2 |") for line in lines) == 1
+    assert sum(line.startswith("| *reference") for line in lines) == 3 + 7
+    assert "unverified" in text and "not run" in text
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_record_names_no_place_of_the_machine(finished: Path) -> None:
+    text = (finished / "about.json").read_text() + (finished / "table.md").read_text()
+    assert str(finished.parent) not in text
+    launches = json.loads((finished / "about.json").read_text())["launches"]
+    assert "--scale smoke --table table.csv.gz --out out" in launches[0]["command"]
+    assert {"torch", "scipy", "joblib"} <= set(launches[0]["versions"])
+
+
+def test_interrupted_run_goes_on(
+    finished: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the first row, and again in the middle of writing one: the rows are those of a whole run."""
+    methods = ("--methods", RANKED, RANDOM_SPARSE, "evolution")
+    real = experiment.run_trial
+
+    def breaking(method: str, *rest: Any) -> dict[str, Any]:
+        if method != RANKED:
+            raise KeyboardInterrupt
+        return real(method, *rest)
+
+    monkeypatch.setattr(experiment, "run_trial", breaking)
+    assert launch(table, tmp_path, *methods) == 130
+    monkeypatch.undo()
+    assert len(read_rows(tmp_path)) == 1
+    assert f"| {RANKED} | 1 |" in (tmp_path / "table.md").read_text()
+    with open(tmp_path / "rows.jsonl", "a") as file:
+        file.write('{"method": "random sp')
+    assert launch(table, tmp_path, *methods) == 0
+
+    wanted = [row for row in read_rows(finished) if row["method"] in methods]
+    assert without_times(read_rows(tmp_path)) == without_times(wanted)
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert launch(table, tmp_path, *methods) == 0
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert len(json.loads((tmp_path / "about.json").read_text())["launches"]) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_rows(finished: Path, table: Path, tmp_path: Path) -> None:
+    """As a command of its own, whose processes must be able to import what they are to run."""
+    methods = ("sparse path uniform", "reinforce")
+    words = ["--scale", "smoke", "--table", table, "--out", tmp_path, "--device", "cpu"]
+    words += ["--jobs", "2", "--methods", *methods]
+    command = [sys.executable, "-m", "experiments.nasbench201", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+    def sorted_rows(directory: Path) -> list[dict[str, Any]]:
+        rows = [row for row in read_rows(directory) if row["method"] in methods]
+        return sorted(without_times(rows), key=lambda row: (row["method"], row["seed"]))
+
+    assert sorted_rows(tmp_path) == sorted_rows(finished)
+
+
+def test_other_settings_are_refused(
+    finished: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(table, finished, "--data", "cifar100") == 2
+    assert "has rows with data = 'digits', not 'cifar100'" in capsys.readouterr().err
+    assert launch(tmp_path / "missing.csv", finished) == 2
+    assert "missing.csv cannot be read" in capsys.readouterr().err
+
+
+def test_directory_has_one_writer(tmp_path: Path) -> None:
+    record = launch_record("experiments.toy", ["--data", "/some/where/images", "two words"])
+    assert record["command"] == "python -m experiments.toy --data images 'two words'"
+    with Rows(tmp_path, ("name",), {}, record) as rows:
+        rows.append({"name": "a"})
+        assert rows.has("a") and not rows.has("b")
+        with pytest.raises(UserError, match="written by another process"):
+            Rows(tmp_path, ("name",), {}, record)
+    (tmp_path / "rows.jsonl").write_text("{]\n")
+    with pytest.raises(UserError, match="line 1 is no valid JSON"):
+        Rows(tmp_path, ("name",), {}, record)
+
+
+def test_text_of_tables() -> None:
+    assert mean_and_deviation([2.0]) == "2.00"
+    assert mean_and_deviation([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert markdown_table(("a", "b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("cost", [*METHODS, "optimum", "search cost"]),
+        ("trajectory", ["truncate", "best_subset", "uniform reencoded", "epochs of search"]),
+        ("scatter", [f"{RANKED}: Kendall's tau", f"{RANDOM_SPARSE}: ", "2 seeds"]),
+    ],
+)
+def test_figures(name: str, texts: list[str], finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "figure.svg"
+    assert figures.main([name, str(finished), "-o", str(path)]) == 0
+    content = path.read_text()
+    assert len(content) > 15_000
+    for text in texts:
+        assert text in content
+
+
+def test_figures_of_few_rows(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed of one method can be drawn as far as it goes; what cannot is said in one line."""
+    (tmp_path / "about.json").write_text((finished / "about.json").read_text())
+    with open(tmp_path / "rows.jsonl", "w") as file:
+        file.write(json.dumps(read_rows(finished)[METHODS.index("evolution")]) + "\n")
+    out = str(tmp_path / "figure.svg")
+    assert figures.main(["cost", str(tmp_path), "-o", out]) == 0
+    assert figures.main(["trajectory", str(tmp_path), "-o", out]) == 2
+    assert figures.main(["scatter", str(tmp_path), "-o", out]) == 2
+    assert figures.main(["cost", str(tmp_path / "missing"), "-o", out]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert "there is no trajectory" in errors[0] and "no super-net has scored" in errors[1]
