@@ -32,7 +32,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",  # the suite on all cores
             "hypothesis>=6.120",
-            "ruff>=0.9",
+            "ruff==0.17.*",  # another version may find or format something else
             "tensorboard>=2.18",
         ],
         "benchmark": ["cvxpy>=1.6"],
