@@ -24,6 +24,7 @@ from .folding import fold, genotype_of
 from .genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
 from .network import Network, NetworkOptions, build_network, build_supernet
 from .options import EvaluateOptions, SearchOptions, TrainOptions
+from .progress import Progress
 from .records import RunRecord, Trajectory
 from .space import DARTS_SPACE, PRIMITIVES, Place, Space
 from .sparse_code import SparseCode, SparseCodeOptions
@@ -44,6 +45,7 @@ __all__ = [
     "Network",
     "NetworkOptions",
     "Place",
+    "Progress",
     "RunRecord",
     "RunResult",
     "SearchOptions",

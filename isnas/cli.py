@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import sys
 import warnings
@@ -36,6 +37,7 @@ from .options import (
     option_fields,
 )
 from .progress import Progress
+from .run import LOCK
 
 _NAMES = ", ".join(GENOTYPES)
 
@@ -144,7 +146,7 @@ def _show(result: RunResult, out: TextIO) -> None:
         )
     if "folding_error" in main:
         print(
-            f"search ended after {main['search_epochs']} epochs; largest relative difference "
+            f"searched for {main['search_epochs']} of the epochs; largest relative difference "
             f"between super-net and folded network: {main['folding_error']:.1e}",
             file=out,
         )
@@ -160,7 +162,8 @@ def _show(result: RunResult, out: TextIO) -> None:
                 f"({min(others):.2f} to {max(others):.2f})"
             )
         print(line, file=out)
-    names = sorted(path.name for path in result.directory.iterdir() if path.is_file())
+    files = {path.name for path in result.directory.iterdir() if path.is_file()}
+    names = sorted(files - {LOCK})
     print(f"written to {result.directory}: {', '.join(names)}", file=out)
 
 
@@ -204,10 +207,18 @@ def _run(arguments: dict[str, Any]) -> None:
             options = EvaluateOptions.preset(preset, **arguments)
             result = evaluate(Genotype.load(genotype), options, out, progress)
         else:
-            if source := saved_data(network).get("source"):
-                arguments.setdefault("data", source)
+            saved = saved_data(network)
+            if "data" not in arguments and saved.get("source"):
+                arguments["data"] = saved["source"]
+                if Path(saved["source"]).is_dir():  # named data sets have their own size
+                    arguments.setdefault("image_size", saved["size"][0])
+            own = {"channels", "cells", "stem"} & set(arguments)
+            if own:
+                raise UserError(f"--{min(own)} is the network's own: leave it out")
             options = EvaluateOptions.preset(preset, **arguments)
             if "epochs" not in arguments:
+                if out is not None:
+                    raise UserError("--out: a test writes nothing; give --epochs to train further")
                 _only_test(network, options, set(arguments), progress)
                 return
             result = train_further(network, options, out, progress)
@@ -240,11 +251,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"isnas: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
-        print(f"interrupted; go on with: isnas resume {stopped.directory}", file=sys.stderr)
+        directory = shlex.quote(str(stopped.directory))
+        print(f"interrupted; go on with: isnas resume {directory}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("stopped at once; go on from the last checkpoint with: isnas resume", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
+    except OSError as error:  # standard output is full or closed
+        print(f"isnas: error: cannot write the results: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,13 +145,24 @@ def test_saved(
     if data.get("classes", list(dataset.classes)) != list(dataset.classes):
         raise UserError(f"the network in {path} was trained on other classes than {dataset.name}'s")
     if "mean" in data:
+        for name in ("mean", "std"):
+            values = data.get(name)
+            if not isinstance(values, list) or len(values) != dataset.channels:
+                raise UserError(
+                    f"{Path(path).with_suffix('.json')}: {name} must be a list of "
+                    f"{dataset.channels} numbers, got {values!r:.60}"
+                )
         dataset = dataclasses.replace(dataset, mean=tuple(data["mean"]), std=tuple(data["std"]))
     (progress or Progress(quiet=True)).say(
-        f"{dataset.name}: {len(dataset.test_labels)} test images; device {device}"
+        f"{dataset.name}: {len(dataset.test_labels)} test images of "
+        f"{dataset.size[0]}x{dataset.size[1]} pixels; device {device}"
     )
     batches = _test_batches(dataset.to(device), options, device)
+    tested = score(network.to(device), batches)
+    if not math.isfinite(tested["test_loss"]):
+        raise UserError(f"the network in {path} gives no finite loss: its weights are not usable")
     return {
-        **score(network.to(device), batches),
+        **tested,
         "images": len(dataset.test_labels),
         **_sizes(network, dataset),
     }
@@ -209,11 +221,17 @@ def _resume(
             )
     changes: dict[str, Any] = {}
     if device is not None and device != options.device:
+        resolve_device(device)
         changes["device"] = device
     if epochs is not None and epochs != options.epochs:
         if epochs < options.epochs:
             raise UserError(
                 f"epochs can be raised only: the run has {options.epochs}, got {epochs}"
+            )
+        first = run.config.get("parts", [""])[0]
+        if first in run.results:
+            raise UserError(
+                f"the {first} of {run.directory} is finished: more epochs would change nothing"
             )
         changes["epochs"] = epochs
     for name, value in changes.items():
@@ -276,7 +294,11 @@ def _start(
     progress = progress or Progress(quiet=True)
     progress.say(f"writing to {run.directory}")
     with run:
-        return _go_on(run, options, None, progress, dataset)
+        try:
+            return _go_on(run, options, None, progress, dataset)
+        except UserError:  # a mistake that showed late: the next try may have the same --out
+            run.discard()
+            raise
 
 
 def _load(options: RunOptions) -> Dataset:

@@ -29,7 +29,7 @@ FLUSH_STEPS = 20
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has written a checkpoint.
+    """The run was asked to stop, and has written a checkpoint (unless it was asked twice).
 
     Parameters
     ----------
@@ -128,8 +128,12 @@ class Part:
     finish: Callable[[Stage], dict[str, Any]]
 
 
+# the last: the terminal was closed (not on Windows)
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)])]
+
+
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a request to stop after the present step; a second one stops at once."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a request to stop after the present step; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -140,7 +144,7 @@ class StopRequest:
         before = {}
         try:
             with contextlib.suppress(ValueError):
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in _SIGNALS:
                     before[number] = signal.signal(number, self._request)
             yield self
         finally:
@@ -177,7 +181,7 @@ def execute(
     Raises
     ------
     Interrupted
-        When SIGINT or SIGTERM asked to stop; a checkpoint has been written.
+        When a signal asked to stop; a checkpoint has been written.
     UserError
         When the checkpoint does not fit the run, training diverges or nothing more can be written.
     """
@@ -202,6 +206,8 @@ def execute(
                 stage.begin(run)
             try:
                 _drive(run, part.name, stage, sums, spent, stop, checkpoint_steps, progress)
+            except KeyboardInterrupt:  # the second signal: no checkpoint now
+                raise Interrupted(run.directory) from None
             finally:
                 progress.end()
             run.results[part.name] = part.finish(stage)

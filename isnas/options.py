@@ -32,7 +32,7 @@ class RunOptions:
     download : bool
         Whether to download cifar10 or cifar100 when it is not there.
     image_size : int or None
-        Side that a directory's images are resized to; by default their own, at most 64.
+        Side that a directory's images are resized and cropped to; by default the median shorter side, at most 64.
     seed : int
         Seed of everything random.
     device : str
@@ -48,7 +48,7 @@ class RunOptions:
     batch_size : int
         Images in a step.
     epochs : int
-        Epochs of training.
+        Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
     learning_rate : float
         Of the weights (SGD); it falls along a half cosine.
     min_learning_rate : float
@@ -89,6 +89,11 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _check_ranges(self)
+        if self.min_learning_rate > self.learning_rate:
+            raise UserError(
+                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got "
+                f"{self.min_learning_rate}"
+            )
 
     @classmethod
     def preset(cls: type[Options], name: str, **changes: Any) -> Options:

@@ -17,6 +17,8 @@ import io
 import json
 import os
 import platform
+import shlex
+import shutil
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -112,9 +114,11 @@ class Run:
         directory = Path(directory)
         if (directory / "config.json").exists():
             raise UserError(
-                f"{directory} holds a run already: go on with it (isnas resume {directory}) "
-                f"or choose another --out"
+                f"{directory} holds a run already: go on with it "
+                f"(isnas resume {shlex.quote(str(directory))}) or choose another --out"
             )
+        if directory.is_dir() and any(directory.iterdir()):
+            raise UserError(f"{directory} is not empty: choose another --out")
         config = {
             "command": command,
             "options": options.to_json(),
@@ -136,6 +140,12 @@ class Run:
             run.close()
             raise
         return run
+
+    def discard(self) -> None:
+        """Close the run and remove its directory, unless a step has been done in it."""
+        self.close()
+        if self._files["metrics"].exists() and self._files["metrics"].stat().st_size == 0:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @classmethod
     def reopen(cls, directory: str | Path) -> tuple[Run, dict[str, Any] | None]:
