@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,61 @@ def test_report(trained: Path, tmp_path: Path) -> None:
     assert "data:image/svg+xml" in (tmp_path / "page.html").read_text()
 
 
+def test_a_saved_network_is_tested_at_its_own_image_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (40, 40), (90 * i, 0, 0)).save(tmp_path / "folder" / name / f"{i}.png")
+    data = ["--data", tmp_path / "folder", "--image-size", "12"]
+    short = ["--search-epochs", "1", "--epochs", "1", "--quiet", "--out", tmp_path / "run"]
+    assert run("train", *TINY, *data, *short) == 0
+    sizes = re.search("multiply-adds: [0-9,]+", capsys.readouterr().out)[0]
+    assert run("evaluate", "--network", tmp_path / "run" / "network.pt") == 0
+    shown = capsys.readouterr()
+    assert "12x12 pixels" in shown.err
+    assert sizes in shown.out
+
+
+def test_more_epochs_for_a_finished_run_are_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "config.json").read_bytes()
+    assert run("resume", trained, "--epochs", "9") == 2
+    assert "is finished" in capsys.readouterr().err
+    assert run("resume", trained, "--device", "cuda:99") == 2
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_a_mistake_that_shows_late_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [*TINY, "--search-epochs", "1", "--epochs", "1", "--quiet", "--out", out]
+    assert run("train", *options, "--size-limit", "10") == 2
+    assert not out.exists()
+    assert run("train", *options) == 0
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "network.pt").write_text("mine")
+    assert run("train", *TINY, "--out", tmp_path) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["network.pt"]
+
+
+def test_a_network_of_no_numbers_is_said(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(trained / "network.pt", weights_only=True)
+    state["classifier.bias"].fill_(float("nan"))
+    torch.save(state, tmp_path / "network.pt")
+    (tmp_path / "network.json").write_bytes((trained / "network.json").read_bytes())
+    assert run("evaluate", "--network", tmp_path / "network.pt") == 2
+    assert "no finite loss" in capsys.readouterr().err
+
+
 def test_tensorboard_events(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -174,6 +230,9 @@ MISTAKES = {
     "run there already": (["train", "--out", "RUN"], "isnas resume"),
     "wrong picture": (["draw", "--genotype", "DARTS_V2", "--out", "a.gif"], ".svg"),
     "cifar not there": (["search", "--data", "cifar10"], "--download"),
+    "its own shape": (["evaluate", "--network", "RUN/network.pt", "--cells", "4"], "--cells"),
+    "nothing to write": (["evaluate", "--network", "RUN/network.pt", "--out", "x"], "--out"),
+    "rising rate": (["train", "--min-learning-rate", "1"], "at most learning_rate"),
     "other classes": (["evaluate", "--network", "RUN/network.pt", "--data", "FOLDER"], "classes"),
 }
 
