@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["isnas", "solvers", "experiments", "figures"],
-    # Lower bounds are the oldest versions the test suite was run with.
+    # Lower bounds are the oldest versions that the fast tests were run with.
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
