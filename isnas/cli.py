@@ -146,7 +146,7 @@ def _show(result: RunResult, out: TextIO) -> None:
         )
     if "folding_error" in main:
         print(
-            f"searched for {main['search_epochs']} of the epochs; largest relative difference "
+            f"epochs of search: {main['search_epochs']}; largest relative difference "
             f"between super-net and folded network: {main['folding_error']:.1e}",
             file=out,
         )
@@ -182,9 +182,8 @@ def _run(arguments: dict[str, Any]) -> None:
         print(f"written to {out}")
         return
     if command == "report":
-        from figures.report import (
-            write_report,
-        )  # the figures stand above the library, as this command does
+        # the figures stand above the library, as this command does
+        from figures.report import write_report
 
         run = Path(arguments["run"])
         out = Path(arguments["out"] or run / "report.html")

@@ -186,6 +186,8 @@ def execute(
         When the checkpoint does not fit the run, training diverges or nothing more can be written.
     """
     progress = progress or Progress(quiet=True)
+    if run.results:  # a process that was killed after its checkpoint may not have written them
+        run.write_results()
     with StopRequest().listening() as stop:
         for part in parts:
             if part.name in run.results:

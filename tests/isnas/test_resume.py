@@ -201,6 +201,15 @@ def test_resuming_a_finished_run_changes_nothing(
     assert_same_run(reference["train"], run)
 
 
+def test_results_that_a_kill_kept_from_the_disk_are_written_on_resuming(
+    reference: dict[str, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(reference["train"], tmp_path / "run")
+    (run / "results.json").unlink()
+    isnas.resume(run)
+    assert_same_run(reference["train"], run)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "hostile", "empty", "other"])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
     damage: str, reference: dict[str, Path], tmp_path: Path
