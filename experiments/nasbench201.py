@@ -69,11 +69,10 @@ from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supe
 from isnas.options import SearchOptions
 from isnas.progress import Progress
 from isnas.randomness import generator
+from isnas.rows import Rows, launch_record, markdown_table, mean_and_deviation
 from isnas.supernet import CellNetwork, Coefficients, train_affine
 from isnas.training import Weights, hits, resolve_device, send
 from isnas.two_stage import TwoStageSearch
-
-from ._rows import Rows, launch_record, markdown_table, mean_and_deviation
 
 SPARSE: dict[str, dict[str, Any]] = {
     f"sparse {rule} {matrix}{' reencoded' if reencode else ''}": {

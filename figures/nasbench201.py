@@ -21,10 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments._rows import read_about, read_rows
 from experiments.nasbench201 import METHODS, SPARSE
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
 from isnas.errors import UserError
+from isnas.rows import read_about, read_rows
 
 from ._command import Parser, run_command
 from ._style import (

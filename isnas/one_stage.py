@@ -13,6 +13,7 @@ from .counting import PlaceCosts
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
+from .genotype import Genotype
 from .options import TrainOptions
 from .run import Run
 from .sparse_code import NodeRecovery, SparseCode
@@ -94,6 +95,10 @@ class OneStageTraining(Stage):
             state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
             self._accepted = copy.deepcopy(state)
 
+    def genotype(self) -> Genotype:
+        """Return the architecture that the search holds now."""
+        return self.code.genotype()
+
     @property
     def searching(self) -> bool:
         """Whether a node is not frozen yet."""
@@ -153,7 +158,7 @@ class OneStageTraining(Stage):
         run.write_recovery(recovery, self.code.frozen, refused)
         return {
             "phase": "search",
-            "genotype": str(self.code.genotype()),
+            "genotype": str(self.genotype()),
             "supports_changed": "refused: too large" if refused else changed_nodes(recovery),
             "frozen": sum(self.code.frozen),
         }

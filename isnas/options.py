@@ -66,6 +66,24 @@ class RunOptions:
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    least: ClassVar[dict[str, float]] = {
+        "image_size": 4,
+        "seed": 0,
+        "threads": 0,
+        "channels": 2,
+        "cells": 3,
+        "batch_size": 2,
+        "epochs": 1,
+        "learning_rate": 0,
+        "min_learning_rate": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+        "clip": 0,
+        "checkpoint_steps": 0,
+    }
+    """Least allowed values of a class's own options; those that are not here are checked where they are used."""
+    below_one: ClassVar[tuple[str, ...]] = ("momentum",)
+    """Options that must be below 1."""
 
     data: str = "digits"
     data_root: str = "data"
@@ -171,6 +189,14 @@ class SearchOptions(SparseCodeOptions, RunOptions):
             "random_architectures": 0,
         },
     }
+    least: ClassVar[dict[str, float]] = {
+        "code_learning_rate": 0,
+        "code_weight_decay": 0,
+        "evaluation_epochs": 0,
+        "evaluation_channels": 2,
+        "evaluation_cells": 3,
+        "random_architectures": 0,
+    }
 
     min_learning_rate: float = 0.001
     code_learning_rate: float = 6e-3
@@ -209,6 +235,8 @@ class EvaluateOptions(RunOptions):
             "auxiliary_weight": 0.4,
         },
     }
+    least: ClassVar[dict[str, float]] = {"cutout": 0, "drop_path": 0, "auxiliary_weight": 0}
+    below_one: ClassVar[tuple[str, ...]] = ("drop_path",)
 
     cutout: int | None = None
     drop_path: float = 0.0
@@ -245,6 +273,14 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
             "size_limit": 3_700_000,
         },
     }
+    least: ClassVar[dict[str, float]] = {
+        "code_learning_rate": 0,
+        "code_weight_decay": 0,
+        "search_epochs": 1,
+        "freeze_threshold": 0,
+        "freeze_floor": 0,
+        "size_limit": 1,
+    }
 
     code_learning_rate: float = 6e-3
     code_weight_decay: float = 1e-3
@@ -254,39 +290,10 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
     size_limit: int | None = None
 
 
-# Least allowed values; names that are not here are checked where they are used.
-_LEAST: dict[str, float] = {
-    "image_size": 4,
-    "seed": 0,
-    "threads": 0,
-    "channels": 2,
-    "cells": 3,
-    "batch_size": 2,
-    "epochs": 1,
-    "learning_rate": 0,
-    "min_learning_rate": 0,
-    "momentum": 0,
-    "weight_decay": 0,
-    "clip": 0,
-    "checkpoint_steps": 0,
-    "code_learning_rate": 0,
-    "code_weight_decay": 0,
-    "evaluation_epochs": 0,
-    "evaluation_channels": 2,
-    "evaluation_cells": 3,
-    "random_architectures": 0,
-    "cutout": 0,
-    "drop_path": 0,
-    "auxiliary_weight": 0,
-    "search_epochs": 1,
-    "freeze_threshold": 0,
-    "freeze_floor": 0,
-    "size_limit": 1,
-}
-_BELOW_ONE = ("momentum", "drop_path")
-
-
 def _check_ranges(options: RunOptions) -> None:
+    classes = [cls for cls in type(options).__mro__ if issubclass(cls, RunOptions)]
+    least_of = {name: least for cls in classes for name, least in cls.least.items()}
+    below_one = {name for cls in classes for name in cls.below_one}
     for field in option_fields(type(options)):
         value = getattr(options, field.name)
         if value is None and field.optional:
@@ -295,10 +302,10 @@ def _check_ranges(options: RunOptions) -> None:
             raise UserError(f"{field.name} must be {_in_words(field)}, got {value!r}")
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise UserError(f"{field.name} must be finite, got {value!r}")
-        least = _LEAST.get(field.name)
+        least = least_of.get(field.name)
         if least is not None and value < least:
             raise UserError(f"{field.name} must be at least {least}, got {value!r}")
-        if field.name in _BELOW_ONE and value >= 1:
+        if field.name in below_one and value >= 1:
             raise UserError(f"{field.name} must be below 1, got {value!r}")
         if field.choices and value not in field.choices:
             raise UserError(

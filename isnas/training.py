@@ -182,12 +182,27 @@ def network_options(
 
 
 class Training(Stage):
-    """Training of a discrete network."""
+    """Training of a discrete network.
+
+    Parameters
+    ----------
+    network : CellNetwork
+    options : EvaluateOptions
+    dataset : Dataset
+    device : torch.device
+    indices : Tensor of int64, optional
+        The training images to use; by default all.
+    """
 
     title = "training"
 
     def __init__(
-        self, network: CellNetwork, options: EvaluateOptions, dataset: Dataset, device: torch.device
+        self,
+        network: CellNetwork,
+        options: EvaluateOptions,
+        dataset: Dataset,
+        device: torch.device,
+        indices: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.options = options
@@ -197,6 +212,7 @@ class Training(Stage):
         self.train_batches = Batches(
             dataset,
             batch_size=options.batch_size,
+            indices=indices,
             seed=options.seed,
             stream="evaluation",
             augment=True,

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import experiments.nasbench201 as experiment
-from experiments._rows import Rows, launch_record, markdown_table, mean_and_deviation, read_rows
 from experiments.nasbench201 import (
     BY_TABLE,
     METHODS,
@@ -36,6 +35,7 @@ from figures import nasbench201 as figures
 from isnas.data import Dataset
 from isnas.errors import UserError
 from isnas.nasbench201 import COLUMNS, Table, all_cells
+from isnas.rows import Rows, launch_record, markdown_table, mean_and_deviation, read_rows
 
 ROOT = Path(__file__).parents[2]
 CONVOLUTION = 3  # among the operations of an edge

@@ -21,9 +21,9 @@ import scipy
 import sklearn
 import torch
 
-from isnas.errors import UserError
-from isnas.files import lock, read_json, write_json
-from isnas.run import versions
+from .errors import UserError
+from .files import lock, read_json, write_json
+from .run import versions
 
 ABOUT, ROWS = "about.json", "rows.jsonl"
 

@@ -1,0 +1,132 @@
+"""What searches with a super-net have in common: shared weights that learn from one half of the training data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .data import Batches, Dataset, split_indices
+from .engine import Stage
+from .genotype import Genotype
+from .operations import BatchNorm
+from .options import RunOptions
+from .supernet import CellNetwork, Coefficients, train_affine
+from .training import Weights, hits, send
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SupernetSearch(Stage):
+    """Search of a genotype by a super-net's weights, which all architectures share.
+
+    The weights learn from the first half of the training data, what chooses the architecture from the second half.
+
+    Parameters
+    ----------
+    supernet : CellNetwork
+        All places of its space.
+    options : RunOptions
+    dataset : Dataset
+        Its test images are not used.
+    device : torch.device
+
+    Attributes
+    ----------
+    network : CellNetwork
+        The super-net.
+    weights : Weights
+        Its weights' SGD.
+    train_batches, valid_batches : Batches
+        Of the two halves.
+    """
+
+    def __init__(
+        self, supernet: CellNetwork, options: RunOptions, dataset: Dataset, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.device = device
+        self.space = supernet.space
+        self.network = send(supernet, device)
+        # an affine part would let weights take over what the coefficients are there for (DARTS)
+        train_affine(self.network.cells, False)
+        self.weights = Weights(self.network, options)
+        halves = split_indices(len(dataset.train_labels), 0.5, options.seed)
+        self.train_batches, self.valid_batches = (
+            Batches(
+                dataset,
+                batch_size=options.batch_size,
+                indices=half,
+                seed=options.seed,
+                stream=stream,
+                augment=dataset.augmentation(cutout=0),
+                device=device,
+            )
+            for half, stream in zip(halves, ("search weights", "search code"), strict=True)
+        )
+
+    @abstractmethod
+    def genotype(self) -> Genotype:
+        """Return the architecture that the search holds now."""
+
+    def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
+        """Return the coefficients that run a genotype alone in the super-net, to score it by the shared weights."""
+        return ones(genotype, self.network, self.device)
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def steps(self) -> int:
+        return min(len(self.train_batches), len(self.valid_batches))
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
+        """Yield a batch of each half for every step: (images, labels) to train on, (images, labels) to choose by."""
+        train, valid = (b.epoch(epoch, start) for b in (self.train_batches, self.valid_batches))
+        return zip(train, valid, strict=False)  # halves of an odd number differ by an image
+
+    def train_weights(
+        self, batch: Batch, coefficients: Mapping[str, Coefficients]
+    ) -> dict[str, Tensor]:
+        """Take a step of the weights with these coefficients and return its metrics."""
+        x, y = batch
+        self.weights.set_learning_rate(self.epoch / self.epochs)
+        loss, logits = self.weights.loss(x, y, coefficients)
+        loss.backward()
+        self.weights.update()
+        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
+
+
+def ones(genotype: Genotype, network: CellNetwork, device: torch.device) -> dict[str, Coefficients]:
+    """Return the coefficients that run a genotype alone, all of them 1."""
+    return {
+        kind: Coefficients(torch.ones(len(places), device=device), places)
+        for kind, places in genotype.places(network.space).items()
+    }
+
+
+@torch.no_grad()
+def shared_accuracy(
+    network: CellNetwork, coefficients: Mapping[str, Coefficients], batches: Iterable[Batch]
+) -> float:
+    """Return the accuracy, 0 to 1, of one architecture with a super-net's weights on some batches.
+
+    Batch norm takes the statistics of the batch, as usual for shared weights: those gathered in training are a mixture
+    over architectures. The network is left in training mode, its gathered statistics as they were.
+    """
+    network.train()
+    norms = [(each, each.momentum) for each in network.modules() if isinstance(each, BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 0.0
+    right = torch.zeros((), device=next(network.parameters()).device)
+    images = 0
+    for x, y in batches:
+        right += (network(x, coefficients).argmax(1) == y).sum()
+        images += len(y)
+    for norm, momentum in norms:
+        norm.momentum = momentum
+    return float(right) / images
