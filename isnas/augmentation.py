@@ -4,14 +4,20 @@ The recipe and its order are those of the CIFAR experiments of DARTS (Liu et al.
 padding and a random crop, a mirror image every second time, normalisation, then a square set to
 zero (cut-out: DeVries and Taylor, arXiv 1708.04552). Everything happens on the device where the
 batch is, and nothing reads a value back from it.
+
+ImageNet's recipe is torchvision's: a random part of the original image, resized, and a change of
+its colours. These two are for one image, while it is decoded.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from isnas.errors import UserError
@@ -30,24 +36,47 @@ class Augmentation:
     cutout : int
         Side of the square that is set to zero (the mean colour), in pixels. Its centre is uniform
         over the image, so that part of it may lie outside. 0: none.
+    resized : bool
+        Whether the images are to be random parts (`random_part`), resized. For images that are
+        decoded batch by batch; that is where it happens.
+    colour_jitter : float
+        How much the colours of such parts are varied, see `jittered`. 0: not at all.
 
     Raises
     ------
     UserError
-        If `padding` or `cutout` is negative.
+        If `padding` or `cutout` is negative, or `colour_jitter` not between 0 and 1 or not 0 while
+        `resized` is false.
     """
 
     padding: int = 0
     flip: bool = False
     cutout: int = 0
+    resized: bool = False
+    colour_jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.colour_jitter < 1:
+            raise UserError(
+                f"colour_jitter must be 0 or more and below 1, got {self.colour_jitter}"
+            )
+        if self.colour_jitter and not self.resized:
+            raise UserError(
+                f"colour_jitter={self.colour_jitter} needs images that are resized parts"
+            )
         for name in ("padding", "cutout"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more pixels, got {getattr(self, name)}")
 
     def __call__(
-        self, images: Tensor, generator: torch.Generator, mean: Tensor, std: Tensor
+        self,
+        images: Tensor,
+        generator: torch.Generator,
+        mean: Tensor,
+        std: Tensor,
+        *,
+        whole: int | None = None,
+        part: slice = slice(None),
     ) -> Tensor:
         """Return the varied and normalised batch.
 
@@ -58,12 +87,17 @@ class Augmentation:
             On the device of `images`.
         mean, std : Tensor, (C, 1, 1) float32
             As in `normalise`, on the device of `images`.
+        whole : int, optional
+            Number of images of the batch that these are a part of; they are varied as in it.
+        part : slice
+            Which of them these are.
 
         Returns
         -------
         Tensor, (B, C, H, W) float32
         """
-        batch, _, height, width = images.shape
+        _, _, height, width = images.shape
+        batch = len(images) if whole is None else whole
         device = images.device
         shifts = torch.zeros(2, batch, dtype=torch.int64, device=device)
         if self.padding:
@@ -72,12 +106,13 @@ class Augmentation:
         if self.flip:
             mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
         if self.padding or self.flip:
-            images = crop(images, shifts[0], shifts[1], mirrored, padding=self.padding)
+            top, left = shifts[:, part]
+            images = crop(images, top, left, mirrored[part], padding=self.padding)
         x = normalise(images, mean, std)
         if self.cutout:
             rows = torch.randint(height, (batch,), generator=generator, device=device)
             columns = torch.randint(width, (batch,), generator=generator, device=device)
-            x = cut_out(x, rows, columns, side=self.cutout)
+            x = cut_out(x, rows[part], columns[part], side=self.cutout)
         return x
 
 
@@ -147,3 +182,65 @@ def cut_out(x: Tensor, rows: Tensor, columns: Tensor, *, side: int) -> Tensor:
     inside_columns = (from_left >= 0) & (from_left < side)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
     return x.masked_fill(inside, 0)
+
+
+def random_part(width: int, height: int, drawn: random.Random) -> tuple[int, int, int, int]:
+    """Draw a part of an image as torchvision's RandomResizedCrop does.
+
+    Its area is uniform between 8 % and 100 % of the image's, the logarithm of its width by its
+    height between those of 3/4 and 4/3. What does not fit is drawn again; after ten times it is
+    the centre, with the nearest of these ratios.
+
+    Parameters
+    ----------
+    width, height : int
+        Of the image.
+    drawn : random.Random
+
+    Returns
+    -------
+    left, top, width, height : int
+        Of the part.
+    """
+    for _ in range(10):
+        area = width * height * (0.08 + 0.92 * drawn.random())
+        ratio = (3 / 4) ** (1 - 2 * drawn.random())
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int((width - w + 1) * drawn.random())
+            return left, int((height - h + 1) * drawn.random()), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width / (3 / 4)))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def jittered(picture: Image.Image, strength: float, drawn: random.Random) -> Image.Image:
+    """Vary the colours as torchvision's ColorJitter does, in a random order.
+
+    Brightness, contrast and saturation are multiplied by factors uniform between 1 - `strength` and
+    1 + `strength`; the hue moves by up to half of `strength` either way, in turns of the colour
+    circle. With 0.4 that is the recipe of DARTS for ImageNet.
+
+    Parameters
+    ----------
+    picture : Image
+        RGB.
+    strength : float
+        0 to 1.
+    drawn : random.Random
+
+    Returns
+    -------
+    Image
+    """
+    from torchvision.transforms import functional  # takes seconds to import: only where it is used
+
+    changes = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+        functional.adjust_hue,
+    )
+    amounts = [strength * (2 * drawn.random() - 1) for _ in changes]
+    for i in sorted(range(4), key=lambda _: drawn.random()):
+        picture = changes[i](picture, amounts[i] / 2 if i == 3 else 1 + amounts[i])
+    return picture

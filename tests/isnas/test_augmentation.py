@@ -1,15 +1,18 @@
 """The augmentation has torchvision's outcomes, with torchvision's probabilities."""
 
 import itertools
+import random
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms as transforms
 import torchvision.transforms.functional as TF
-from scipy.stats import chisquare
+from PIL import Image
+from scipy.stats import chisquare, ks_2samp, kstest
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isnas.augmentation import Augmentation, crop, cut_out, normalise
+from isnas.augmentation import Augmentation, crop, cut_out, jittered, normalise, random_part
 from isnas.errors import UserError
 from isnas.randomness import generator
 
@@ -130,6 +133,101 @@ def test_depends_on_its_generator_only_and_leaves_the_images_alone():
     assert torch.equal(first, vary(images, generator(3, "a"), MEAN, STD))
     assert not torch.equal(first, vary(images, generator(4, "a"), MEAN, STD))
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (90, 200), (31, 60), (8, 8)])
+def test_random_parts_are_distributed_as_torchvisions(size):
+    """In area, ratio and place; some of them, the more the longer the image, are drawn again."""
+    width, height = size
+    drawn = random.Random(0)
+    n = 3000
+    ours = np.array([random_part(width, height, drawn) for _ in range(n)])
+    torch.manual_seed(0)
+    image = torch.empty(1, height, width)
+    params = transforms.RandomResizedCrop.get_params
+    theirs = np.array([params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
+    theirs = theirs[:, [1, 0, 3, 2]]
+
+    def features(parts):
+        left, top, w, h = parts.T
+        spare = np.maximum(width - w, 1), np.maximum(height - h, 1)
+        return w * h, w / h, left, top, left / spare[0], top / spare[1], w, h
+
+    for a, b in zip(features(ours), features(theirs), strict=True):
+        assert ks_2samp(a, b).pvalue > 1e-3
+    left, top, w, h = ours.T
+    assert (ours >= 0).all() and (left + w <= width).all() and (top + h <= height).all()
+    assert (w > 0).all() and (h > 0).all()
+
+
+@pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (3, 100), (100, 1)])
+def test_where_no_part_fits_it_is_torchvisions_centre(size):
+    width, height = size
+    torch.manual_seed(0)
+    image = torch.empty(1, height, width)
+    params = transforms.RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3])
+    drawn = random.Random(0)
+    parts = {random_part(width, height, drawn) for _ in range(20)}
+    assert parts == {tuple(params[i] for i in (1, 0, 3, 2))}
+
+
+def colours(n=40):
+    drawn = np.random.default_rng(0).integers(0, 256, (n, n, 3), dtype=np.uint8)
+    return Image.fromarray(drawn)
+
+
+CHANGES = ("brightness", "contrast", "saturation", "hue")
+
+
+def jitters(monkeypatch, n, strength):
+    """Return how `jittered` calls torchvision's functions: n times the four (name, amount) in order."""
+    calls = []
+    for name in CHANGES:
+        monkeypatch.setattr(
+            TF,
+            f"adjust_{name}",
+            lambda image, amount, name=name: (calls.append((name, amount)), image)[1],
+        )
+    drawn = random.Random(0)
+    for _ in range(n):
+        jittered(colours(1), strength, drawn)
+    return [calls[i : i + 4] for i in range(0, len(calls), 4)]
+
+
+def test_colour_jitter_draws_as_torchvision(monkeypatch):
+    n, strength = 4000, 0.4
+    made = jitters(monkeypatch, n, strength)
+    orders = [tuple(name for name, _ in each) for each in made]
+    places = list(itertools.permutations(CHANGES))
+    assert set(orders) == set(places)
+    assert chisquare([orders.count(order) for order in places]).pvalue > 1e-3
+    amounts = {name: np.array([dict(each)[name] for each in made]) for name in CHANGES}
+    for name in CHANGES[:3]:
+        assert kstest(amounts[name], "uniform", args=(0.6, 0.8)).pvalue > 1e-3
+    assert kstest(amounts["hue"], "uniform", args=(-0.2, 0.4)).pvalue > 1e-3
+    assert (abs(np.corrcoef(list(amounts.values())) - np.eye(4)) < 0.06).all()
+
+
+def test_colour_jitter_is_torchvisions(monkeypatch):
+    image = colours()
+    with monkeypatch.context() as recorded:
+        ((*changes,),) = jitters(recorded, 1, 0.4)
+    amounts = dict(changes)
+    order = torch.tensor([CHANGES.index(name) for name, _ in changes])
+    params = (order, *(amounts[name] for name in CHANGES))
+    monkeypatch.setattr(transforms.ColorJitter, "get_params", lambda *_: params)
+    expected = transforms.ColorJitter(0.4, 0.4, 0.4, 0.2)(image)
+    made = jittered(image, 0.4, random.Random(0))
+    assert np.array_equal(np.asarray(made), np.asarray(expected))
+    assert not np.array_equal(np.asarray(made), np.asarray(image))
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.0])
+def test_colour_jitter_has_a_range_and_needs_parts(amount):
+    with pytest.raises(UserError, match=f"colour_jitter must be .* got {amount}"):
+        Augmentation(resized=True, colour_jitter=amount)
+    with pytest.raises(UserError, match=r"colour_jitter=0\.4 needs images that are resized parts"):
+        Augmentation(colour_jitter=0.4)
 
 
 @pytest.mark.parametrize("name", ["padding", "cutout"])

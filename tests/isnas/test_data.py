@@ -1,10 +1,13 @@
 """Data sets load as described, complain in one clear line, and give reproducible batches."""
 
 import io
+import os
 import pickle
+import random
 import threading
 import warnings
 from itertools import chain
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -13,11 +16,14 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision import transforms
+from torchvision.transforms import functional as TF
 
-from isnas.augmentation import Augmentation, normalise
-from isnas.data import Batches, Dataset, LazyImages, decode, load_dataset, split_indices
+from isnas import data
+from isnas.augmentation import Augmentation, normalise, random_part
+from isnas.data import Batches, Dataset, LazyImages, Paths, decode, load_dataset, split_indices
 from isnas.errors import UserError
-from isnas.randomness import generator
+from isnas.randomness import generator, seed_of
 
 
 def picture(seed, size=(8, 8), mode="RGB"):
@@ -350,6 +356,292 @@ def test_folders_that_are_not_as_described_are_refused(tmp_path):
 
     single = make_folder(tmp_path / "single", classes=("cat",))
     assert "one class only (cat)" in refusal(single)
+
+
+def test_files_are_those_of_torchvisions_image_folder_in_its_order(tmp_path):
+    names = ["train/b/10.png", "train/b/9.PNG", "train/b/sub/1.jpeg", "train/a/z.webp"]
+    names += ["train/a/sub.d/0.bmp", "train/a/a b.ppm", "train/b/notes.txt", "train/10/x.tif"]
+    names += ["train/top.png", "train/b/sub/deeper/é.jpg", "linked/1.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "train" / "a" / "more").symlink_to(tmp_path / "linked", target_is_directory=True)
+    expected = torchvision.datasets.ImageFolder(tmp_path / "train")
+    found = data._scanned(tmp_path / "train")
+    assert list(found.paths) == [path for path, _ in expected.samples]
+    assert list(found.classes) == expected.classes == ["10", "a", "b"]
+    assert found.counts == tuple(np.bincount(expected.targets)) == (1, 4, 4)
+
+
+def test_paths_are_kept_in_little_memory(tmp_path):
+    names = [os.path.join("class", f"{i}.JPEG") for i in range(300)]
+    names.append(os.fsdecode(b"class/not utf-8 \xff.png"))
+    paths = Paths(tmp_path, names)
+    assert list(paths) == [str(tmp_path / name) for name in names]
+    assert len(paths) == 301 and paths[300] == str(tmp_path / names[300])
+    for outside in (-1, 301):
+        with pytest.raises(IndexError):
+            paths[outside]
+    again = pickle.loads(pickle.dumps(paths))
+    assert list(again) == list(paths)
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_for_a_test_no_training_image_is_read(tmp_path, budget):
+    make_folder(tmp_path)
+    whole = load_dataset(str(tmp_path), memory_budget=budget)
+    for path in (tmp_path / "train").glob("*/*"):
+        path.write_bytes(b"nonsense")
+    test = load_dataset(str(tmp_path), image_size=8, memory_budget=budget, test_only=True)
+    assert len(test.train_images) == len(test.train_labels) == 0
+    assert test.classes == whole.classes and test.size == (8, 8) and test.channels == 3
+    assert (test.mean, test.std) == ((0, 0, 0), (1, 1, 1))
+    for (x, y), (other_x, other_y) in zip(
+        Batches(test, "test", batch_size=6, augment=False).epoch(0),
+        Batches(whole, "test", batch_size=6, augment=False).epoch(0),
+        strict=True,
+    ):
+        mean, std = (torch.tensor(each)[:, None, None] for each in (whole.mean, whole.std))
+        assert torch.equal((x - mean) / std, other_x) and torch.equal(y, other_y)
+
+
+def test_a_test_needs_the_training_folder_for_the_default_size_only(tmp_path):
+    make_folder(tmp_path, splits=("val",), size=(12, 10))
+    assert load_dataset(str(tmp_path), image_size=9, test_only=True).size == (9, 9)
+    assert f"no folder {tmp_path / 'train'}" in refusal(tmp_path, test_only=True)
+    make_folder(tmp_path, splits=("train",), size=(7, 9))
+    assert load_dataset(str(tmp_path), test_only=True).size == (7, 7)
+
+
+# Random parts, resized
+
+
+def photograph(seed, size):
+    """Return an image that is smooth as photographs are, so that its JPEG is like theirs."""
+    small = picture(seed, (max(2, size[0] // 16), max(2, size[1] // 16)))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def photograph_folder(root, sizes, format="png", classes=("cat", "dog")):
+    for split in ("train", "val"):
+        for c, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for i, size in enumerate(sizes):
+                photograph(10 * c + i, size).save(root / split / name / f"{i}.{format}")
+    return root
+
+
+SIZES = [(50, 40), (33, 64), (40, 40), (41, 200), (21, 20)]
+
+
+@pytest.mark.parametrize("size", [16, 21, 35])
+def test_centre_is_that_of_torchvisions_resize_and_centre_crop(tmp_path, size):
+    folder = photograph_folder(tmp_path, SIZES)
+    dataset = load_dataset(str(folder), image_size=size, crop="resized")
+    assert isinstance(dataset.test_images, LazyImages)
+    usual = transforms.Compose(
+        [transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size), TF.pil_to_tensor]
+    )
+    made = dataset.test_images[torch.arange(10)]
+    for path, ours in zip(dataset.test_images.paths, made, strict=True):
+        with Image.open(path) as image:
+            difference = ours.int() - usual(image).int()
+        assert difference.abs().max() <= 1  # they are rounded between the two
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_random_parts_equal_torchvisions_resized_crop(tmp_path, format):
+    folder = photograph_folder(tmp_path, SIZES, format)
+    images = load_dataset(str(folder), image_size=24, crop="resized").train_images
+    order = torch.tensor([7, 0, 9, 3, 0, 5])
+    made = images.parts(order, 0.0, 3, "a stream", 5)
+    for i, ours in zip(order.tolist(), made, strict=True):
+        with Image.open(images.paths[i]) as image:
+            drawn = random.Random(seed_of(3, "a stream", 5, i))
+            left, top, width, height = random_part(*image.size, drawn)
+            expected = TF.resized_crop(image, top, left, height, width, [24, 24])
+        assert torch.equal(ours, TF.pil_to_tensor(expected))
+    assert torch.equal(made[1], made[4])
+
+
+def test_a_part_depends_on_the_names_and_its_image_only(tmp_path):
+    images = load_dataset(
+        str(photograph_folder(tmp_path, SIZES)), image_size=8, crop="resized"
+    ).train_images
+    made = images.parts(torch.arange(10), 0.3, 3, "a", 5)
+    assert torch.equal(made[[8, 2]], images.parts(torch.tensor([8, 2]), 0.3, 3, "a", 5))
+    for other in ((4, "a", 5), (3, "b", 5), (3, "a", 6)):
+        changed = images.parts(torch.arange(10), 0.3, *other)
+        assert all(not torch.equal(a, b) for a, b in zip(made, changed, strict=True))
+    assert images.parts(torch.arange(0), 0.3, 3, "a", 5).shape == (0, 3, 8, 8)
+
+
+def test_large_jpegs_are_shrunk_by_their_decoder_with_little_loss(tmp_path, monkeypatch):
+    path = tmp_path / "large.jpg"
+    photograph(0, (1200, 900)).save(path, quality=95)
+    sizes = []
+    original = data._rgb
+    monkeypatch.setattr(data, "_rgb", lambda image: (sizes.append(image.size), original(image))[1])
+
+    def parts():
+        images = LazyImages([str(path)], 64, "resized")
+        varied = [images.parts(torch.tensor([0]), 0.0, seed) for seed in range(40)]
+        return torch.cat([images[torch.tensor([0])], *varied]).float()
+
+    drafted = parts()
+    assert {(600, 450), (300, 225)} <= set(sizes)  # beside parts of the original
+    monkeypatch.setattr(data, "DRAFT_MARGIN", float("inf"))
+    whole = parts()
+    assert not torch.equal(drafted, whole)
+    assert (drafted - whole).abs().mean() < 1 and (drafted - whole).abs().max() < 32
+    # of the same place: elsewhere it is another picture
+    assert (drafted[:, :, :, 1:] - whole[:, :, :, :-1]).abs().mean() > 2
+
+
+def test_batches_of_random_parts(tmp_path):
+    folder = str(photograph_folder(tmp_path, SIZES))
+    dataset = load_dataset(folder, image_size=8, crop="resized", colour_jitter=0.4)
+    assert dataset.crop == "resized" and dataset.cutout == 0
+    vary = Augmentation(padding=0, flip=True, cutout=0, resized=True, colour_jitter=0.4)
+    assert dataset.augmentation() == vary and dataset.augmentation(cutout=3).cutout == 3
+    options = {"batch_size": 3, "seed": 2, "stream": "a", "drop_last": False}
+    batches = Batches(dataset, **options)
+    whole = list(batches.epoch(4))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (dataset.mean, dataset.std))
+    order = torch.randperm(10, generator=generator(2, "a", "order", 4))
+    parts = dataset.train_images.parts(order[3:6], 0.4, 2, "a", "resized crop", 4)
+    expected = vary(parts, generator(2, "a", "augment", 4, 1), mean, std)
+    assert torch.equal(whole[1][0], expected)
+    assert torch.equal(whole[1][1], dataset.train_labels[order[3:6]])
+    again = load_dataset(folder, image_size=8, crop="resized", colour_jitter=0.4)
+    for (x, y), (again_x, again_y) in zip(
+        whole[2:], Batches(again, **options).epoch(4, start=2), strict=True
+    ):
+        assert torch.equal(x, again_x) and torch.equal(y, again_y)
+    halves = [list(Batches(dataset, **options, part=(k, 2)).epoch(4)) for k in range(2)]
+    for (x, _), (first, _), (second, _) in zip(whole, *halves, strict=True):
+        assert torch.equal(x, torch.cat([first, second]))
+    assert not torch.equal(next(batches.epoch(5))[0], whole[0][0])
+    plain = next(Batches(dataset, batch_size=10, augment=False, shuffle=False).epoch(0))[0]
+    assert torch.equal(plain, normalise(dataset.train_images[torch.arange(10)], mean, std))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": "resized"}, "crop 'resized' is for folders of images, got digits"),
+        ({"crop": "random"}, "crop must be one of pad, resized, got 'random'"),
+        ({"colour_jitter": 0.4}, "colour_jitter=0.4 needs crop='resized', got crop='pad'"),
+        ({"corrupt": "ignore"}, "corrupt must be one of refuse, skip, got 'ignore'"),
+    ],
+)
+def test_what_digits_cannot_be(options, message):
+    assert message in refusal("digits", **options)
+
+
+def test_images_in_memory_have_no_random_parts():
+    with pytest.raises(UserError, match="need images that are decoded batch by batch"):
+        Batches(small_dataset(), batch_size=2, augment=Augmentation(resized=True))
+
+
+# Corrupt images
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:90])
+    return path
+
+
+def test_corrupt_images_are_left_out(tmp_path):
+    make_folder(tmp_path, size=(9, 9), each=4)
+    whole = load_dataset(str(tmp_path))
+    bad = [
+        damage(tmp_path / "train" / "cat" / "1.png"),
+        damage(tmp_path / "test" / "dog" / "3.png"),
+    ]
+    with pytest.warns(UserWarning) as caught:
+        dataset = load_dataset(str(tmp_path), corrupt="skip")
+    assert len(caught) == 2
+    for path, each in zip(bad, caught, strict=True):
+        assert f"not a readable image: {path} (" in str(each.message)
+        assert str(each.message).endswith("): left out")
+    assert torch.equal(dataset.train_images, whole.train_images[[0, 2, 3, 4, 5, 6, 7]])
+    assert dataset.train_labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert torch.equal(dataset.test_images, whole.test_images[:7])
+    assert dataset.test_labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    values = dataset.train_images.double() / 255
+    assert dataset.mean == pytest.approx(values.mean((0, 2, 3)).tolist(), rel=1e-12)
+
+
+def test_skipping_changes_nothing_where_all_images_are_readable(tmp_path):
+    make_folder(tmp_path)
+    for budget in (0, 2**30):
+        a, b = (
+            load_dataset(str(tmp_path), memory_budget=budget, corrupt=corrupt)
+            for corrupt in ("refuse", "skip")
+        )
+        order = torch.tensor([4, 1, 5])
+        assert torch.equal(a.train_images[order], b.train_images[order])
+        assert torch.equal(a.train_labels, b.train_labels) and a.mean == b.mean
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+def test_the_next_of_its_class_stands_in_for_a_corrupt_image(tmp_path, crop):
+    make_folder(tmp_path, size=(9, 9), each=4)
+    options = {"image_size": 6, "memory_budget": 0, "crop": crop}
+    whole = load_dataset(str(tmp_path), **options).train_images
+    for name in ("cat/1", "cat/3", "dog/2", "dog/3"):
+        damage(tmp_path / "train" / f"{name}.png")
+    everything = torch.arange(8)
+    stand_ins = [0, 2, 2, 0, 4, 5, 4, 4]
+    with pytest.warns(UserWarning) as caught:  # of all four: the statistics take every image
+        dataset = load_dataset(str(tmp_path), **options, corrupt="skip")
+    messages = [str(each.message) for each in caught]
+    assert len(messages) == len(set(messages)) == 4 and messages == sorted(messages)
+    assert all(each.endswith("another of its class stands in for it") for each in messages)
+    assert f"not a readable image: {tmp_path / 'train' / 'cat' / '1.png'} (" in messages[0]
+    images = dataset.train_images  # now nothing is said again: warnings are errors in tests
+    assert torch.equal(images[everything], whole[torch.tensor(stand_ins)])
+    assert dataset.train_labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    order = torch.tensor([3, 6, 1])
+    made = images.parts(order, 0.0, 0, "a")
+    fresh = LazyImages(images.paths, 6, crop, images.starts)
+    with pytest.warns(UserWarning) as caught:  # another process finds them anew
+        assert torch.equal(fresh.parts(order, 0.0, 0, "a"), made)
+    # image 3 needs 0, image 6 needs 4, as 7 is corrupt, too
+    assert [str(each.message) for each in caught] == messages
+
+
+def test_a_class_without_readable_images_is_refused(tmp_path):
+    make_folder(tmp_path)
+    for path in (tmp_path / "test" / "dog").iterdir():
+        damage(path)
+    with pytest.warns(UserWarning, match="left out"):
+        message = refusal(tmp_path, corrupt="skip")
+    assert message == f"no readable images in {tmp_path / 'test' / 'dog'}"
+    lazy = load_dataset(str(tmp_path), memory_budget=0, corrupt="skip")
+    with pytest.raises(UserError, match=r"no readable image .* stands in for .*dog.1\.png"):
+        lazy.test_images[torch.tensor([4])]
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_a_file_that_the_system_cannot_read_is_never_skipped(tmp_path, budget):
+    make_folder(tmp_path)
+    path = tmp_path / "train" / "cat" / "1.png"
+    path.unlink()
+    path.symlink_to(tmp_path / "gone")
+    message = refusal(tmp_path, image_size=8, memory_budget=budget, corrupt="skip")
+    assert str(path) in message and "No such file" in message
+
+
+def test_the_default_size_is_that_of_the_readable_images(tmp_path):
+    make_folder(tmp_path, size=(9, 9))
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"cat.0\.png \(unknown format\): left out"):
+        assert load_dataset(str(tmp_path), corrupt="skip").size == (9, 9)
+    for path in Path(tmp_path).glob("*/*/*"):
+        path.write_bytes(b"")
+    assert "none of the images that were tried can be read" in refusal(tmp_path, corrupt="skip")
 
 
 @pytest.mark.parametrize("image_size", [0, -3])
