@@ -15,6 +15,16 @@ import torch
 
 from .counting import count_multiply_adds, count_parameters
 from .data import Batches, Dataset, load_dataset
+from .distributed import (
+    check_batch_size,
+    is_first,
+    joined,
+    local_rank,
+    on_first,
+    processes,
+    shared,
+    together,
+)
 from .drawing import draw_cells
 from .engine import Part, Stage, execute
 from .errors import UserError
@@ -23,10 +33,10 @@ from .folding import fold, genotype_of
 from .genotype import Genotype, random_genotype
 from .network import Network, build_network, build_supernet
 from .one_stage import OneStageTraining
-from .options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions
+from .options import BaseOptions, EvaluateOptions, RunOptions, SearchOptions, TrainOptions
 from .progress import Progress
 from .randomness import generator
-from .run import Run, versions
+from .run import Follower, Run, versions
 from .space import DARTS_SPACE, Space
 from .sparse_code import SparseCodeOptions
 from .training import Training, cpu_threads, network_options, resolve_device, score
@@ -137,10 +147,16 @@ def test_saved(
     UserError
         When a file is missing or damaged, or the images have other classes or channels than the network.
     """
-    options = options or EvaluateOptions()
+    with joined():
+        return _test_saved(path, options or EvaluateOptions(), progress)
+
+
+def _test_saved(
+    path: str | Path, options: EvaluateOptions, progress: Progress | None
+) -> dict[str, float]:
     network, data = load_network(path), saved_data(path)
     device = resolve_device(options.device)
-    dataset = _load(options)
+    dataset = load(options, test_only="mean" in data)
     _check_fits(network, dataset)
     if data.get("classes", list(dataset.classes)) != list(dataset.classes):
         raise UserError(f"the network in {path} was trained on other classes than {dataset.name}'s")
@@ -153,18 +169,18 @@ def test_saved(
                     f"{dataset.channels} numbers, got {values!r:.60}"
                 )
         dataset = dataclasses.replace(dataset, mean=tuple(data["mean"]), std=tuple(data["std"]))
-    (progress or Progress(quiet=True)).say(
+    _of_first(progress).say(
         f"{dataset.name}: {len(dataset.test_labels)} test images of "
         f"{dataset.size[0]}x{dataset.size[1]} pixels; device {device}"
     )
-    batches = _test_batches(dataset.to(device), options, device)
+    batches = held_out_batches(dataset.to(device), options, device)
     tested = score(network.to(device), batches)
     if not math.isfinite(tested["test_loss"]):
         raise UserError(f"the network in {path} gives no finite loss: its weights are not usable")
     return {
         **tested,
         "images": len(dataset.test_labels),
-        **_sizes(network, dataset),
+        **sizes(network, dataset),
     }
 
 
@@ -190,12 +206,35 @@ def resume(
     Raises
     ------
     UserError
-        When the directory holds no run, its checkpoints are damaged, or a change is not possible.
+        When the directory holds no run, its checkpoints are damaged, or a change is not possible; when the run was
+        begun with another number of processes.
     """
-    progress = progress or Progress(quiet=True)
-    run, checkpoint = Run.reopen(directory)
-    with run:
-        return _resume(run, checkpoint, device, epochs, progress)
+    with joined():
+        run, checkpoint = _opened(lambda: Run.reopen(directory))
+        with run:
+            return _resume(run, checkpoint, device, epochs, _of_first(progress))
+
+
+def _opened(
+    open_run: Callable[[], tuple[Run, dict[str, Any] | None]],
+) -> tuple[Run, dict[str, Any] | None]:
+    """Open a run and return it and its checkpoint; where several processes work together, the first one writes it."""
+    if processes() == 1:
+        return open_run()
+    opened: list[Run] = []
+
+    def content() -> tuple[Any, ...]:
+        run, checkpoint = open_run()
+        opened.append(run)
+        return run.directory, run.config, run.results, checkpoint
+
+    directory, config, results, checkpoint = shared(content)
+    return (opened[0] if opened else Follower(directory, config, results)), checkpoint
+
+
+def _of_first(progress: Progress | None) -> Progress:
+    """Return the progress to show: the first process's."""
+    return progress if progress is not None and is_first() else Progress(quiet=True)
 
 
 def _resume(
@@ -206,6 +245,12 @@ def _resume(
     progress: Progress,
 ) -> RunResult:
     options = _options_of(run)
+    begun_with = run.config.get("processes", 1)
+    if begun_with != processes():
+        raise UserError(
+            f"{run.directory} was begun with {in_words(begun_with)} and goes on with as many only, "
+            f"not with {in_words(processes())}"
+        )
     if checkpoint is not None:
         before = _options_of(run, checkpoint["options"]).to_json()
         different = [
@@ -247,7 +292,8 @@ def _resume(
     if changes:
         run.config["options"] = options.to_json()
         run.config.setdefault("changes", []).append(changes)
-        run.write_config()
+        with together():
+            run.write_config()
     where = "the beginning"
     if checkpoint is not None:
         where = f"checkpoint {checkpoint['number']}"
@@ -283,15 +329,27 @@ def _start(
     progress: Progress | None,
     **extra: Any,
 ) -> RunResult:
-    resolve_device(options.device)
-    if isinstance(options, SparseCodeOptions):
-        for name in ("m", "s"):
-            options.per_node(name, SPACE)
-    dataset = _load(options)
-    described = _describe(dataset, options.data)
+    with joined():
+        return _begin(command, options, out, _of_first(progress), extra)
+
+
+def _begin(
+    command: str,
+    options: RunOptions,
+    out: str | Path | None,
+    progress: Progress,
+    extra: dict[str, Any],
+) -> RunResult:
+    with together():
+        resolve_device(options.device)
+        check_batch_size(options.batch_size, processes())
+        if isinstance(options, SparseCodeOptions):
+            for name in ("m", "s"):
+                options.per_node(name, SPACE)
+    dataset = _load_in_turn(options)
+    described = describe(dataset, options.data)
     described = {"space": dataclasses.asdict(SPACE), "data": described}
-    run = Run.create(out, command, options, {**described, **extra})
-    progress = progress or Progress(quiet=True)
+    run, _ = _opened(lambda: (Run.create(out, command, options, {**described, **extra}), None))
     progress.say(f"writing to {run.directory}")
     with run:
         try:
@@ -301,16 +359,31 @@ def _start(
             raise
 
 
-def _load(options: RunOptions) -> Dataset:
+def _load_in_turn(options: RunOptions) -> Dataset:
+    """Return the data; one process of each machine downloads them, the others wait for it."""
+    dataset = None
+    for turn in (True, False) if options.download else (None,):
+        with together():
+            if turn is None or turn == (local_rank() == 0):
+                dataset = load(options)
+    return dataset
+
+
+def load(options: RunOptions, test_only: bool = False) -> Dataset:
+    """Return the data that the options name, see `load_dataset`."""
     return load_dataset(
         options.data,
         root=options.data_root,
         download=options.download,
         image_size=options.image_size,
+        crop=options.crop,
+        colour_jitter=options.colour_jitter,
+        corrupt=options.corrupt,
+        test_only=test_only,
     )
 
 
-def _describe(dataset: Dataset, source: str) -> dict[str, Any]:
+def describe(dataset: Dataset, source: str) -> dict[str, Any]:
     """Return what a network needs to know of its data, and what a resumed run must find again."""
     return {
         "source": source,
@@ -320,6 +393,7 @@ def _describe(dataset: Dataset, source: str) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
+        **({} if dataset.crop == "pad" else {"crop": dataset.crop}),
     }
 
 
@@ -331,17 +405,17 @@ def _go_on(
     dataset: Dataset | None = None,
 ) -> RunResult:
     device = resolve_device(options.device)
-    dataset = dataset or _load(options)
-    if (now := _describe(dataset, options.data)) != run.config.get("data"):
-        different = [name for name in now if now[name] != run.config.get("data", {}).get(name)]
-        raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
-    if options.tensorboard:
-        run.open_tensorboard()
+    dataset = dataset or _load_in_turn(options)
+    with together():
+        _check_same_data(run, options, dataset)
+        if options.tensorboard:
+            run.open_tensorboard()
     dataset = dataset.to(device)
     size = f"{dataset.size[0]}x{dataset.size[1]}"
+    among = f"; {in_words(processes())}" if processes() > 1 else ""
     progress.say(
         f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test "
-        f"images of {size} pixels, {len(dataset.classes)} classes; device {device}"
+        f"images of {size} pixels, {len(dataset.classes)} classes; device {device}{among}"
     )
     builders: dict[str, Callable[..., list[Part]]] = {
         "search": _search_parts,
@@ -352,8 +426,11 @@ def _go_on(
     if "parts" not in run.config:
         tiny = max(dataset.size) <= TINY_IMAGES
         run.config["parts"] = [part.name for part in parts]
-        run.config["threads"] = options.threads or (1 if tiny else torch.get_num_threads())
-        run.write_config()
+        run.config["threads"] = shared(
+            lambda: options.threads or (1 if tiny else torch.get_num_threads())
+        )
+        with together():
+            run.write_config()
     with cpu_threads(run.config["threads"]):
         results = execute(
             run,
@@ -362,37 +439,65 @@ def _go_on(
             checkpoint_steps=options.checkpoint_steps,
             progress=progress,
         )
-    genotype = Genotype.load(run.directory / "genotype.json")
-    saved = run.directory / "network.pt"
-    return RunResult(
-        run.directory, genotype, load_network(saved) if saved.exists() else None, results
-    )
+
+    def written() -> tuple[Genotype, Network | None]:
+        saved = run.directory / "network.pt"
+        genotype = Genotype.load(run.directory / "genotype.json")
+        return genotype, load_network(saved) if saved.exists() else None
+
+    return RunResult(run.directory, *shared(written), results)
 
 
-def _sizes(network: Network, dataset: Dataset) -> dict[str, int]:
+def _check_same_data(run: Run, options: RunOptions, dataset: Dataset) -> None:
+    if (now := describe(dataset, options.data)) != run.config.get("data"):
+        different = [name for name in now if now[name] != run.config.get("data", {}).get(name)]
+        raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
+
+
+def in_words(processes: int) -> str:
+    """Return a number of processes in words."""
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
+def sizes(network: Network, dataset: Dataset) -> dict[str, int]:
+    """Return ``parameters`` and ``multiply_adds`` of a network for images of this size."""
     return {
         "parameters": count_parameters(network),
         "multiply_adds": count_multiply_adds(network, dataset.size),
     }
 
 
-def _test_batches(dataset: Dataset, options: RunOptions, device: torch.device) -> Batches:
+def held_out_batches(dataset: Dataset, options: RunOptions, device: torch.device) -> Batches:
+    """Return the test images in batches four times as large as those of training."""
     return Batches(dataset, "test", batch_size=4 * options.batch_size, device=device)
+
+
+def evaluation_recipe(options: BaseOptions, seed: int) -> EvaluateOptions:
+    """Return how a found network is trained from scratch: a preset, with the size and epochs that `options` name.
+
+    Parameters
+    ----------
+    options : SearchOptions or CompareOptions
+    seed : int
+    """
+    return EvaluateOptions.preset(
+        options.evaluation_preset,
+        **{name: getattr(options, name) for name in ("data", "data_root", "image_size", "stem")},
+        seed=seed,
+        channels=options.evaluation_channels or options.channels,
+        cells=options.evaluation_cells or options.cells,
+        epochs=max(options.evaluation_epochs, 1),
+    )
 
 
 def _search_parts(
     run: Run, options: SearchOptions, dataset: Dataset, device: torch.device
 ) -> list[Part]:
-    recipe = EvaluateOptions.preset(
-        options.evaluation_preset,
-        **{
-            name: getattr(options, name)
-            for name in ("data", "data_root", "image_size", "seed", "stem")
-        },
-        channels=options.evaluation_channels or options.channels,
-        cells=options.evaluation_cells or options.cells,
-        epochs=max(options.evaluation_epochs, 1),
+    recipe = dataclasses.replace(
+        evaluation_recipe(options, options.seed), sync_batch_norm=options.sync_batch_norm
     )
+    if options.evaluation_epochs:
+        check_batch_size(recipe.batch_size, processes())
 
     def found(stage: Stage) -> dict[str, Any]:
         genotype = stage.code.genotype()
@@ -400,19 +505,19 @@ def _search_parts(
         return {"genotype": str(genotype)}
 
     def trained(stage: Stage) -> dict[str, Any]:
-        save_network(stage.network, run.directory / "network.pt", run.config["data"])
+        _write_network(run, stage.network)
         return tested(stage)
 
     def tested(stage: Stage) -> dict[str, Any]:
         network = stage.network
         return {
             "genotype": str(genotype_of(network)),
-            **_sizes(network, dataset),
-            **score(network, _test_batches(dataset, recipe, device)),
+            **sizes(network, dataset),
+            **score(network, held_out_batches(dataset, recipe, device)),
         }
 
-    def from_scratch(genotype: Genotype) -> Stage:
-        return Training(_from_scratch(genotype, recipe, dataset), recipe, dataset, device)
+    def training(genotype: Genotype) -> Stage:
+        return Training(from_scratch(genotype, recipe, dataset), recipe, dataset, device)
 
     def begin(results: dict[str, Any]) -> Stage:
         shape = network_options(options, dataset, closing_norm="pooling")
@@ -424,7 +529,7 @@ def _search_parts(
         parts.append(
             Part(
                 "found",
-                lambda results: from_scratch(Genotype.parse(results["search"]["genotype"])),
+                lambda results: training(Genotype.parse(results["search"]["genotype"])),
                 trained,
             )
         )
@@ -432,7 +537,7 @@ def _search_parts(
             drawn = random_genotype(
                 SPACE, generator(options.seed, "random", i), options.per_node("s", SPACE)
             )
-            parts.append(Part(f"random-{i + 1}", lambda results, g=drawn: from_scratch(g), tested))
+            parts.append(Part(f"random-{i + 1}", lambda results, g=drawn: training(g), tested))
     return parts
 
 
@@ -443,13 +548,15 @@ def _train_parts(
         coefficients = stage.code.coefficients()
         network = fold(stage.network, coefficients)
         _write_genotype(run, genotype_of(network))
-        save_network(network, run.directory / "network.pt", run.config["data"])
-        batches = _test_batches(dataset, options, device)
+        _write_network(run, network)
+        batches = held_out_batches(dataset, options, device)
         return {
             "genotype": str(genotype_of(network)),
-            **_sizes(network, dataset),
+            **sizes(network, dataset),
             "search_epochs": stage.searched,
-            "folding_error": folding_error(stage.network, coefficients, network, batches),
+            "folding_error": shared(
+                lambda: folding_error(stage.network, coefficients, network, batches)
+            ),
             **score(network, batches),
         }
 
@@ -469,21 +576,22 @@ def _evaluate_parts(
 
     def begin(results: dict[str, Any]) -> Stage:
         if "network" not in run.config:
-            network = _from_scratch(genotype, options, dataset)
+            network = from_scratch(genotype, options, dataset)
         else:
             network = load_network(run.config["network"])
             _check_fits(network, dataset)
         return Training(network, options, dataset, device)
 
     def finish(stage: Stage) -> dict[str, Any]:
-        save_network(stage.network, run.directory / "network.pt", run.config["data"])
-        tested = score(stage.network, _test_batches(dataset, options, device))
-        return {"genotype": str(genotype), **_sizes(stage.network, dataset), **tested}
+        _write_network(run, stage.network)
+        tested = score(stage.network, held_out_batches(dataset, options, device))
+        return {"genotype": str(genotype), **sizes(stage.network, dataset), **tested}
 
     return [Part("evaluate", begin, finish)]
 
 
-def _from_scratch(genotype: Genotype, options: EvaluateOptions, dataset: Dataset) -> Network:
+def from_scratch(genotype: Genotype, options: EvaluateOptions, dataset: Dataset) -> Network:
+    """Return the network of a genotype, not trained yet, for a recipe and the data."""
     shape = network_options(options, dataset, auxiliary=options.auxiliary_weight > 0)
     return build_network(genotype, **dataclasses.asdict(shape), space=SPACE, seed=options.seed)
 
@@ -516,8 +624,15 @@ def folding_error(
 
 
 def _write_genotype(run: Run, genotype: Genotype) -> None:
-    genotype.save(run.directory / "genotype.json")
-    draw_cells(genotype, run.directory / "cells.svg")
+    def write() -> None:
+        genotype.save(run.directory / "genotype.json")
+        draw_cells(genotype, run.directory / "cells.svg")
+
+    on_first(write)
+
+
+def _write_network(run: Run, network: Network) -> None:
+    on_first(lambda: save_network(network, run.directory / "network.pt", run.config["data"]))
 
 
 def save_network(network: Network, path: str | Path, data: dict[str, Any] | None = None) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import any_of, processes, summed, together
 from .errors import UserError
 from .progress import Progress
 from .run import Run
@@ -40,6 +41,16 @@ class Interrupted(Exception):
     def __init__(self, directory: Path) -> None:
         super().__init__(f"interrupted; the run in {directory} can be resumed")
         self.directory = directory
+
+
+class Diverged(UserError):
+    """A loss is not a number any more."""
+
+
+def _diverged(metric: str, where: str) -> Diverged:
+    return Diverged(
+        f"{metric} is not a number in {where}: training has diverged; lower the learning rate"
+    )
 
 
 class Stage(ABC):
@@ -128,6 +139,44 @@ class Part:
     finish: Callable[[Stage], dict[str, Any]]
 
 
+class NoRun:
+    """Stands where a stage expects a run directory; keeps nothing."""
+
+    def write_matrices(self, *_: Any) -> None:
+        """Write nothing."""
+
+    def write_recovery(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+
+def drive(stage: Stage) -> Iterator[dict[str, float]]:
+    """Run a stage without a run directory; after every epoch yield the means of its steps' metrics.
+
+    It does just what `execute` does, but writes nothing and cannot be resumed.
+
+    Raises
+    ------
+    Diverged
+        At the end of an epoch.
+    """
+    run = NoRun()
+    if (stage.epoch, stage.step) == (0, 0):
+        stage.begin(run)
+    while stage.epoch < stage.epochs:
+        sums: dict[str, Tensor] = {}
+        for batch in stage.batches(stage.epoch, stage.step):
+            for name, value in stage.train_step(batch).items():
+                sums[name] = sums.get(name, 0.0) + value.float()
+            stage.step += 1
+        means = {name: float(value) / stage.steps for name, value in sums.items()}
+        for name, mean in means.items():
+            if mean != mean:
+                raise _diverged(name, f"epoch {stage.epoch}")
+        stage.end_epoch(run)
+        stage.epoch, stage.step = stage.epoch + 1, 0
+        yield means
+
+
 # the last: the terminal was closed (not on Windows)
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)])]
 
@@ -187,7 +236,8 @@ def execute(
     """
     progress = progress or Progress(quiet=True)
     if run.results:  # a process that was killed after its checkpoint may not have written them
-        run.write_results()
+        with together():
+            run.write_results()
     with StopRequest().listening() as stop:
         for part in parts:
             if part.name in run.results:
@@ -205,7 +255,8 @@ def execute(
                         f"the checkpoint does not fit this run: {str(error).splitlines()[0]}"
                     ) from None
             else:
-                stage.begin(run)
+                with together():
+                    stage.begin(run)
             try:
                 _drive(run, part.name, stage, sums, spent, stop, checkpoint_steps, progress)
             except KeyboardInterrupt:  # the second signal: no checkpoint now
@@ -213,8 +264,9 @@ def execute(
             finally:
                 progress.end()
             run.results[part.name] = part.finish(stage)
-            run.save_checkpoint(None, {})
-            run.write_results()
+            with together():
+                run.save_checkpoint(None, {})
+                run.write_results()
     return run.results
 
 
@@ -236,7 +288,8 @@ def _drive(
 
     def save(seconds: float) -> None:
         state = {"stage": stage.state_dict(), "sums": sums}
-        run.save_checkpoint(name, state, seconds)
+        with together():
+            run.save_checkpoint(name, state, seconds)
 
     progress.begin(f"{name} ({stage.title})", done(), total())
     while stage.epoch < stage.epochs:
@@ -252,31 +305,33 @@ def _drive(
             pending.append(stage.train_step(batch))
             stage.step += 1
             progress.step(done(), total())
-            if len(pending) >= FLUSH_STEPS or stop.requested:
+            stopping = any_of(stop.requested)  # all processes stop after the same step
+            if len(pending) >= FLUSH_STEPS or stopping:
                 flush()
             due = checkpoint_steps and stage.step % checkpoint_steps == 0
-            if stage.step < stage.steps and (due or stop.requested):
+            if stage.step < stage.steps and (due or stopping):
                 flush()
                 save(time.monotonic() - begun)
-            if stop.requested and stage.step < stage.steps:
+            if stopping and stage.step < stage.steps:
                 raise Interrupted(run.directory)
         flush()
         means = {metric: value / stage.steps for metric, value in sums.items()}
-        metrics = {"part": name, "epoch": stage.epoch, **means, **stage.end_epoch(run)}
-        run.write_metrics([metrics], stage.steps)
-        run.write_time(
-            {
-                "part": name,
-                "epoch": stage.epoch,
-                "seconds": round(time.monotonic() - begun, 3),
-            }
-        )
+        with together():
+            metrics = {"part": name, "epoch": stage.epoch, **means, **stage.end_epoch(run)}
+            run.write_metrics([metrics], stage.steps)
+            run.write_time(
+                {
+                    "part": name,
+                    "epoch": stage.epoch,
+                    "seconds": round(time.monotonic() - begun, 3),
+                }
+            )
         stage.epoch, stage.step = stage.epoch + 1, 0
         sums.clear()
         spent = 0.0
         progress.epoch(stage.describe(metrics), done(), total())
         save(0.0)
-        if stop.requested:
+        if any_of(stop.requested):
             raise Interrupted(run.directory)
 
 
@@ -288,20 +343,19 @@ def _write_steps(
     pending: list[dict[str, Tensor]],
     sums: dict[str, float],
 ) -> None:
-    """Read the metrics of some steps off the device, all at once, and write them."""
+    """Read the metrics of some steps off the device, all at once, and write them: the means of all processes."""
     if not pending:
         return
     names = list(pending[0])
-    table = torch.stack([torch.stack([m[k].float() for k in names]) for m in pending]).tolist()
+    table = torch.stack([torch.stack([m[k].float() for k in names]) for m in pending])
+    table = summed(table) / processes()
     lines = []
-    for i, row in enumerate(table):
+    for i, row in enumerate(table.tolist()):
         values = dict(zip(names, row, strict=True))
         for metric, value in values.items():
             if value != value:
-                raise UserError(
-                    f"{metric} is not a number in step {start + i} of epoch {stage.epoch}: training has "
-                    f"diverged; lower the learning rate"
-                )
+                raise _diverged(metric, f"step {start + i} of epoch {stage.epoch}")
             sums[metric] = sums.get(metric, 0.0) + value
         lines.append({"part": name, "epoch": stage.epoch, "step": start + i, **values})
-    run.write_metrics(lines, stage.steps)
+    with together():
+        run.write_metrics(lines, stage.steps)

@@ -13,11 +13,14 @@ from .counting import PlaceCosts
 from .data import Batches, Dataset
 from .engine import Stage
 from .errors import UserError
+from .folding import fold
 from .genotype import Genotype
 from .options import TrainOptions
 from .run import Run
+from .space import Space
 from .sparse_code import NodeRecovery, SparseCode
-from .supernet import CellNetwork, train_affine
+from .supernet import CellNetwork, Coefficients, train_affine
+from .supernet_search import ones
 from .training import Weights, code_optimizer, hits, send
 from .two_stage import changed_nodes
 
@@ -95,9 +98,27 @@ class OneStageTraining(Stage):
             state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
             self._accepted = copy.deepcopy(state)
 
+    @staticmethod
+    def network_changes(options: TrainOptions) -> dict[str, Any]:
+        """Return how the super-net's options differ from those of a network that is trained."""
+        return {"closing_norm": "all", "auxiliary": options.auxiliary_weight > 0}
+
+    @staticmethod
+    def supernet_space(space: Space, options: TrainOptions) -> Space:
+        """Return the super-net's space: the space itself."""
+        return space
+
     def genotype(self) -> Genotype:
         """Return the architecture that the search holds now."""
         return self.code.genotype()
+
+    def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
+        """Return the coefficients that run a genotype alone, see `isnas.supernet_search.ones`."""
+        return ones(genotype, self.network, self.device)
+
+    def trained_network(self) -> CellNetwork:
+        """Return the network of the present architecture with its trained weights, folded."""
+        return fold(self.network, self.code.coefficients())
 
     @property
     def searching(self) -> bool:
@@ -123,7 +144,7 @@ class OneStageTraining(Stage):
     def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         x, y = batch
         done = 0.0 if self.searched is None else (self.epoch - self.searched) / self.options.epochs
-        self.weights.set_learning_rate(done)
+        self.weights.set_learning_rate(done, self.epoch)
         rate = self.options.drop_path * done
         self.weights.set_drop_path(rate, self.device, "one-stage", self.epoch, self.step)
         coefficients = self.code.coefficients()

@@ -16,102 +16,21 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 from .errors import UserError
 from .sparse_code import SparseCodeOptions
 
-Options = TypeVar("Options", bound="RunOptions")
+Options = TypeVar("Options", bound="BaseOptions")
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What every command that trains needs.
-
-    Parameters
-    ----------
-    data : str
-        Images: digits, cifar10, cifar100, or a directory with train/CLASS/ and test/CLASS/ (or val/CLASS/) in it.
-    data_root : str
-        Where cifar10 and cifar100 are looked for and downloaded to.
-    download : bool
-        Whether to download cifar10 or cifar100 when it is not there.
-    image_size : int or None
-        Side that a directory's images are resized and cropped to; by default the median shorter side, at most 64.
-    seed : int
-        Seed of everything random.
-    device : str
-        auto, cpu, cuda, cuda:N or mps; auto takes an accelerator where there is one.
-    threads : int
-        CPU threads; 0: PyTorch's number, but 1 for images as tiny as digits, where threads only wait for each other.
-    channels : int
-        Channels of the first cells.
-    cells : int
-        Cells in the stack.
-    stem : {"cifar", "imagenet"}
-        What stands before the cells: one convolution, or three that reduce the resolution eight times.
-    batch_size : int
-        Images in a step.
-    epochs : int
-        Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
-    learning_rate : float
-        Of the weights (SGD); it falls along a half cosine.
-    min_learning_rate : float
-        Where the cosine ends.
-    momentum : float
-        Of SGD.
-    weight_decay : float
-        Of the weights.
-    clip : float
-        Largest norm of the weights' gradient; 0: any.
-    checkpoint_steps : int
-        Write a checkpoint every so many steps, besides those at the ends of epochs; 0: none.
-    tensorboard : bool
-        Whether to write TensorBoard events into the run directory, too.
-    """
+class BaseOptions:
+    """What all options share: presets, ranges that are checked, plain data for a record."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    least: ClassVar[dict[str, float]] = {
-        "image_size": 4,
-        "seed": 0,
-        "threads": 0,
-        "channels": 2,
-        "cells": 3,
-        "batch_size": 2,
-        "epochs": 1,
-        "learning_rate": 0,
-        "min_learning_rate": 0,
-        "momentum": 0,
-        "weight_decay": 0,
-        "clip": 0,
-        "checkpoint_steps": 0,
-    }
+    least: ClassVar[dict[str, float]] = {}
     """Least allowed values of a class's own options; those that are not here are checked where they are used."""
-    below_one: ClassVar[tuple[str, ...]] = ("momentum",)
+    below_one: ClassVar[tuple[str, ...]] = ()
     """Options that must be below 1."""
-
-    data: str = "digits"
-    data_root: str = "data"
-    download: bool = False
-    image_size: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
-    channels: int = 8
-    cells: int = 4
-    stem: Literal["cifar", "imagenet"] = "cifar"
-    batch_size: int = 64
-    epochs: int = 15
-    learning_rate: float = 0.05
-    min_learning_rate: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    clip: float = 5.0
-    checkpoint_steps: int = 0
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _check_ranges(self)
-        if self.min_learning_rate > self.learning_rate:
-            raise UserError(
-                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got "
-                f"{self.min_learning_rate}"
-            )
 
     @classmethod
     def preset(cls: type[Options], name: str, **changes: Any) -> Options:
@@ -147,6 +66,123 @@ class RunOptions:
             return cls(**lists)
         except TypeError as error:
             raise UserError(f"options are not of the expected types: {error}") from None
+
+
+@dataclass(frozen=True)
+class RunOptions(BaseOptions):
+    """What every command that trains needs.
+
+    Parameters
+    ----------
+    data : str
+        Images: digits, cifar10, cifar100, or a directory with train/CLASS/ and test/CLASS/ (or val/CLASS/) in it.
+    data_root : str
+        Where cifar10 and cifar100 are looked for and downloaded to.
+    download : bool
+        Whether to download cifar10 or cifar100 when it is not there.
+    image_size : int or None
+        Side that a directory's images are resized and cropped to; by default the median shorter side, at most 64.
+    crop : {"pad", "resized"}
+        How training images are cropped: padded (CIFAR), or random parts of a directory's original images, resized, and
+        the centre of test images (ImageNet).
+    colour_jitter : float
+        Largest relative change of brightness, contrast and saturation, half of it of hue; with --crop resized only.
+    corrupt : {"refuse", "skip"}
+        What to do with a directory's images that cannot be decoded; skip warns of each and uses others instead.
+    seed : int
+        Seed of everything random.
+    device : str
+        auto, cpu, cuda, cuda:N or mps; auto takes an accelerator where there is one.
+    threads : int
+        CPU threads; 0: PyTorch's number, but 1 for images as tiny as digits, where threads only wait for each other.
+    channels : int
+        Channels of the first cells.
+    cells : int
+        Cells in the stack.
+    stem : {"cifar", "imagenet"}
+        What stands before the cells: one convolution, or three that reduce the resolution eight times.
+    batch_size : int
+        Images in a step, of all processes together.
+    sync_batch_norm : bool
+        Whether batch norm takes the statistics of all processes' images, where several train together (torchrun).
+    epochs : int
+        Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
+    learning_rate : float
+        Of the weights (SGD); it falls as the schedule says.
+    min_learning_rate : float
+        Where the schedule ends.
+    schedule : {"cosine", "linear"}
+        How the learning rate falls from epoch to epoch: along a half cosine or a line.
+    warm_up_epochs : int
+        Epochs at the beginning in which the learning rate rises to its schedule in equal steps; 0: none.
+    label_smoothing : float
+        Share of each label that is spread over all classes in the training loss.
+    momentum : float
+        Of SGD.
+    weight_decay : float
+        Of the weights.
+    clip : float
+        Largest norm of the weights' gradient; 0: any.
+    checkpoint_steps : int
+        Write a checkpoint every so many steps, besides those at the ends of epochs; 0: none.
+    tensorboard : bool
+        Whether to write TensorBoard events into the run directory, too.
+    """
+
+    least: ClassVar[dict[str, float]] = {
+        "image_size": 4,
+        "colour_jitter": 0,
+        "seed": 0,
+        "threads": 0,
+        "channels": 2,
+        "cells": 3,
+        "batch_size": 2,
+        "epochs": 1,
+        "learning_rate": 0,
+        "min_learning_rate": 0,
+        "warm_up_epochs": 0,
+        "label_smoothing": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+        "clip": 0,
+        "checkpoint_steps": 0,
+    }
+    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "label_smoothing", "momentum")
+
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    crop: Literal["pad", "resized"] = "pad"
+    colour_jitter: float = 0.0
+    corrupt: Literal["refuse", "skip"] = "refuse"
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    channels: int = 8
+    cells: int = 4
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    batch_size: int = 64
+    sync_batch_norm: bool = False
+    epochs: int = 15
+    learning_rate: float = 0.05
+    min_learning_rate: float = 0.0
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warm_up_epochs: int = 0
+    label_smoothing: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    clip: float = 5.0
+    checkpoint_steps: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_learning_rate > self.learning_rate:
+            raise UserError(
+                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got "
+                f"{self.min_learning_rate}"
+            )
 
 
 @dataclass(frozen=True)
@@ -234,6 +270,24 @@ class EvaluateOptions(RunOptions):
             "drop_path": 0.2,
             "auxiliary_weight": 0.4,
         },
+        # the mobile setting; the colours' variation is DARTS's
+        "imagenet": {
+            "stem": "imagenet",
+            "image_size": 224,
+            "crop": "resized",
+            "colour_jitter": 0.4,
+            "cutout": 0,
+            "channels": 48,
+            "cells": 14,
+            "batch_size": 1024,
+            "epochs": 250,
+            "learning_rate": 0.5,
+            "schedule": "linear",
+            "warm_up_epochs": 5,
+            "weight_decay": 3e-5,
+            "label_smoothing": 0.1,
+            "auxiliary_weight": 0.4,
+        },
     }
     least: ClassVar[dict[str, float]] = {"cutout": 0, "drop_path": 0, "auxiliary_weight": 0}
     below_one: ClassVar[tuple[str, ...]] = ("drop_path",)
@@ -272,6 +326,13 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
             "search_epochs": 200,
             "size_limit": 3_700_000,
         },
+        # how long the search may take is ours: how long the published one took is not known
+        "imagenet": {
+            **EvaluateOptions.presets["imagenet"],
+            "matrix": "uniform",
+            "code_learning_rate": 6e-4,
+            "search_epochs": 100,
+        },
     }
     least: ClassVar[dict[str, float]] = {
         "code_learning_rate": 0,
@@ -290,15 +351,19 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
     size_limit: int | None = None
 
 
-def _check_ranges(options: RunOptions) -> None:
-    classes = [cls for cls in type(options).__mro__ if issubclass(cls, RunOptions)]
+def _check_ranges(options: BaseOptions) -> None:
+    classes = [cls for cls in type(options).__mro__ if issubclass(cls, BaseOptions)]
     least_of = {name: least for cls in classes for name, least in cls.least.items()}
     below_one = {name for cls in classes for name in cls.below_one}
     for field in option_fields(type(options)):
         value = getattr(options, field.name)
         if value is None and field.optional:
             continue
-        if not _fits(value, field.type):
+        if field.several:
+            fits = isinstance(value, tuple) and all(_fits(v, field.type) for v in value)
+        else:
+            fits = _fits(value, field.type)
+        if not fits:
             raise UserError(f"{field.name} must be {_in_words(field)}, got {value!r}")
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise UserError(f"{field.name} must be finite, got {value!r}")
@@ -330,7 +395,7 @@ def _in_words(field: OptionField) -> str:
         bool: "true or false",
         tuple: "a whole number or several",
     }
-    return words[field.type]
+    return f"a tuple of {words[field.type]}" if field.several else words[field.type]
 
 
 @dataclass(frozen=True)
@@ -346,6 +411,8 @@ class OptionField:
         The allowed values, when they are listed.
     optional : bool
         Whether None is allowed.
+    several : bool
+        Whether it is a tuple of any number of such values.
     """
 
     name: str
@@ -354,9 +421,10 @@ class OptionField:
     type: type
     choices: tuple[str, ...]
     optional: bool
+    several: bool = False
 
 
-def option_fields(options: type[RunOptions]) -> list[OptionField]:
+def option_fields(options: type[BaseOptions]) -> list[OptionField]:
     """Return the options of a class, described by its annotations and its docstring's parameters."""
     helps: dict[str, str] = {}
     for base in reversed(options.__mro__):
@@ -369,10 +437,15 @@ def option_fields(options: type[RunOptions]) -> list[OptionField]:
             kinds = list(get_args(kinds[0]))
         optional = type(None) in kinds
         kinds = [kind for kind in kinds if kind is not type(None)]
+        several = len(kinds) == 1 and get_origin(kinds[0]) is tuple
+        if several:  # tuple[X, ...]
+            kinds = [get_args(kinds[0])[0]]
         choices = get_args(kinds[0]) if get_origin(kinds[0]) is Literal else ()
         kind = tuple if len(kinds) > 1 else str if choices else kinds[0]
         found.append(
-            OptionField(field.name, field.default, helps[field.name], kind, choices, optional)
+            OptionField(
+                field.name, field.default, helps[field.name], kind, choices, optional, several
+            )
         )
     return found
 

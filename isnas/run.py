@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from . import __version__
+from .distributed import processes
 from .errors import UserError
 from .files import lock, read_json, read_tensors, write_atomically, write_json, write_tensors
 from .options import RunOptions
@@ -47,6 +48,16 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def default_directory(command: str) -> Path:
+    """Return ``runs/<date>-<command>``, with a number where there is one already."""
+    stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{command}"
+    directory, i = stem, 1
+    while directory.exists():
+        i += 1
+        directory = Path(f"{stem}-{i}")
+    return directory
 
 
 class Run:
@@ -105,13 +116,7 @@ class Run:
         UserError
             When the directory holds a run already or cannot be written.
         """
-        if directory is None:
-            stem = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{command}"
-            directory, i = stem, 1
-            while directory.exists():
-                i += 1
-                directory = Path(f"{stem}-{i}")
-        directory = Path(directory)
+        directory = default_directory(command) if directory is None else Path(directory)
         if (directory / "config.json").exists():
             raise UserError(
                 f"{directory} holds a run already: go on with it "
@@ -123,6 +128,7 @@ class Run:
             "command": command,
             "options": options.to_json(),
             **(extra or {}),
+            "processes": processes(),
             "versions": versions(),
             "started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}",
         }
@@ -346,6 +352,30 @@ class Run:
     def write_results(self) -> None:
         """Write results.json."""
         write_json(self.directory / "results.json", self.results)
+
+
+class Follower(Run):
+    """A run that another process writes: it has the same content, and writes nothing.
+
+    Parameters
+    ----------
+    directory : Path
+        On the machine that writes.
+    config, results : dict
+        Of the run.
+    """
+
+    def __init__(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+        self.results = results
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+    close = discard = open_tensorboard = _nothing
+    write_config = write_metrics = write_time = write_results = _nothing
+    write_matrices = write_recovery = save_checkpoint = _nothing
 
 
 _CHECKPOINT_KEYS = {

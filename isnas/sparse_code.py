@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import solvers
 
+from .distributed import processes, shared
 from .errors import UserError
 from .genotype import Genotype
 from .randomness import generator
@@ -222,11 +223,26 @@ class SparseCode(nn.Module):
     def recover(self) -> list[NodeRecovery]:
         """Recover z from b at every node that is not frozen; the supports stay until the next call.
 
+        Where several processes work together the first one does it, and all go on with its codes.
+
         Raises
         ------
         UserError
             When a b is no longer finite: the search has diverged.
         """
+        if processes() == 1:
+            return self._recover_all()
+        self.load_state_dict(shared(self._state_after_recovery))
+        return self.last_recovery
+
+    def _state_after_recovery(self) -> dict[str, Any]:
+        self._recover_all()
+        return {
+            name: part.cpu() if isinstance(part, Tensor) else part
+            for name, part in self.state_dict().items()
+        }
+
+    def _recover_all(self) -> list[NodeRecovery]:
         b = self._host_b()
         searching = [i for i, frozen in enumerate(self.frozen) if not frozen]
         for i in searching:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .data import Batches, Dataset, split_indices
+from .distributed import summed
 from .engine import Stage
 from .genotype import Genotype
 from .operations import BatchNorm
 from .options import RunOptions
+from .space import Space
 from .supernet import CellNetwork, Coefficients, train_affine
 from .training import Weights, hits, send
 
@@ -68,6 +71,16 @@ class SupernetSearch(Stage):
             for half, stream in zip(halves, ("search weights", "search code"), strict=True)
         )
 
+    @staticmethod
+    def network_changes(options: RunOptions) -> dict[str, Any]:
+        """Return how the super-net's options differ from those of a network that is trained."""
+        return {"closing_norm": "pooling"}
+
+    @staticmethod
+    def supernet_space(space: Space, options: RunOptions) -> Space:
+        """Return the super-net's space, which may have more primitives than the space of what is found."""
+        return space
+
     @abstractmethod
     def genotype(self) -> Genotype:
         """Return the architecture that the search holds now."""
@@ -75,6 +88,10 @@ class SupernetSearch(Stage):
     def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
         """Return the coefficients that run a genotype alone in the super-net, to score it by the shared weights."""
         return ones(genotype, self.network, self.device)
+
+    def trained_network(self) -> CellNetwork | None:
+        """Return the found network with the weights of the search, where a search trains it."""
+        return None
 
     @property
     def epochs(self) -> int:
@@ -94,7 +111,7 @@ class SupernetSearch(Stage):
     ) -> dict[str, Tensor]:
         """Take a step of the weights with these coefficients and return its metrics."""
         x, y = batch
-        self.weights.set_learning_rate(self.epoch / self.epochs)
+        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
         loss, logits = self.weights.loss(x, y, coefficients)
         loss.backward()
         self.weights.update()
@@ -117,16 +134,26 @@ def shared_accuracy(
 
     Batch norm takes the statistics of the batch, as usual for shared weights: those gathered in training are a mixture
     over architectures. The network is left in training mode, its gathered statistics as they were.
+
+    Raises
+    ------
+    ValueError
+        When there is no batch.
     """
     network.train()
     norms = [(each, each.momentum) for each in network.modules() if isinstance(each, BatchNorm)]
-    for norm, _ in norms:
-        norm.momentum = 0.0
     right = torch.zeros((), device=next(network.parameters()).device)
     images = 0
-    for x, y in batches:
-        right += (network(x, coefficients).argmax(1) == y).sum()
-        images += len(y)
-    for norm, momentum in norms:
-        norm.momentum = momentum
-    return float(right) / images
+    try:
+        for norm, _ in norms:
+            norm.momentum = 0.0
+        for x, y in batches:
+            right += (network(x, coefficients).argmax(1) == y).sum()
+            images += len(y)
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+    if images == 0:
+        raise ValueError("accuracy needs at least one batch, got none")
+    right, number = summed(torch.stack([right, right.new_tensor(images)])).tolist()
+    return right / number

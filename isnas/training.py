@@ -1,4 +1,4 @@
-"""What all training of weights shares: SGD with a cosine schedule and clipping, the loss, the accuracy."""
+"""What all training of weights shares: SGD with a schedule and clipping, the loss, the accuracy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Batches, Dataset
+from .distributed import average_gradients, averaging, local_rank, processes, share_state, summed
 from .engine import Stage
 from .errors import UserError
 from .network import NetworkOptions
-from .operations import ClosingNorm
+from .operations import ClosingNorm, synchronise
 from .options import EvaluateOptions, RunOptions
 from .randomness import seed_of
 from .sparse_code import SparseCodeOptions
@@ -24,6 +25,8 @@ from .supernet import CellNetwork, Coefficients
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of this name; ``auto`` is CUDA, else MPS, else the CPU.
+
+    Where several processes work together ``cuda`` is for each the one of its number on its machine.
 
     Raises
     ------
@@ -35,9 +38,13 @@ def resolve_device(name: str) -> torch.device:
             "cuda"
             if torch.cuda.is_available()
             else "mps"
-            if torch.backends.mps.is_available()
+            if torch.backends.mps.is_available() and processes() == 1
             else "cpu"
         )
+    if processes() > 1 and name.startswith(("cuda:", "mps")):
+        raise UserError(f"device {name!r} is one for all processes; expected auto, cpu or cuda")
+    if processes() > 1 and name == "cuda":
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -76,6 +83,11 @@ def cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
+def linear(start: float, end: float, done: float) -> float:
+    """Return the point of the line from `start` to `end` at the share `done` (0 to 1) of the way."""
+    return end + (start - end) * (1 - done)
+
+
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the share of right answers, a 0-d tensor."""
     return (logits.argmax(1) == labels).float().mean()
@@ -88,6 +100,9 @@ class Weights:
     """
 
     def __init__(self, network: CellNetwork, options: RunOptions) -> None:
+        share_state(network)
+        if options.sync_batch_norm and processes() > 1:
+            synchronise(network)
         self.network = network
         self.options = options
         self.optimizer = torch.optim.SGD(
@@ -97,11 +112,19 @@ class Weights:
             weight_decay=options.weight_decay,
         )
 
-    def set_learning_rate(self, done: float) -> None:
-        """Set the learning rate for the share `done` of the schedule."""
+    def set_learning_rate(self, done: float, epoch: int | None = None) -> None:
+        """Set the learning rate for the share `done` of the schedule.
+
+        `epoch` is that of the run, for the warm-up; by default it is the one that `done` says.
+        """
         options = self.options
+        schedule = {"cosine": cosine, "linear": linear}[options.schedule]
+        rate = schedule(options.learning_rate, options.min_learning_rate, done)
+        if options.warm_up_epochs:
+            epoch = round(done * options.epochs) if epoch is None else epoch
+            rate *= min(1, (epoch + 1) / options.warm_up_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine(options.learning_rate, options.min_learning_rate, done)
+            group["lr"] = rate
 
     def set_drop_path(self, rate: float, device: torch.device, *names: str | int) -> None:
         """Set the drop path of the step that `names` say."""
@@ -122,12 +145,18 @@ class Weights:
         """Return the training loss, with the auxiliary head's part, and the scores (B, classes)."""
         if auxiliary_weight == 0:
             logits = self.network(x, coefficients)
-            return F.cross_entropy(logits, y), logits
+            return self.cross_entropy(logits, y), logits
         logits, side = self.network(x, coefficients, auxiliary=True)
-        return F.cross_entropy(logits, y) + auxiliary_weight * F.cross_entropy(side, y), logits
+        loss = self.cross_entropy(logits, y) + auxiliary_weight * self.cross_entropy(side, y)
+        return loss, logits
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the training loss of scores (B, classes), the labels smoothed as the options say."""
+        return F.cross_entropy(logits, y, label_smoothing=self.options.label_smoothing)
 
     def update(self) -> None:
-        """Clip the gradients that are there and take a step; then drop them."""
+        """Clip the gradients that are there, the means of all processes', and take a step; then drop them."""
+        average_gradients(self.network.parameters())
         if self.options.clip > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
         self.optimizer.step()
@@ -139,28 +168,36 @@ class Weights:
 
 
 def code_optimizer(parameters: Iterable[Tensor], options: SparseCodeOptions) -> torch.optim.Adam:
-    """Return the codes' Adam, with the betas of DARTS."""
-    return torch.optim.Adam(
+    """Return the codes' Adam, with the betas of DARTS; it takes the means of all processes' gradients."""
+    optimizer = torch.optim.Adam(
         parameters,
         lr=options.code_learning_rate,
         betas=(0.5, 0.999),
         weight_decay=options.code_weight_decay,
     )
+    averaging(optimizer)
+    return optimizer
 
 
 @torch.no_grad()
 def score(network: CellNetwork, batches: Batches) -> dict[str, float]:
-    """Return ``test_accuracy`` (0 to 1) and ``test_loss`` (mean cross-entropy) of a discrete network."""
+    """Return ``test_accuracy`` (0 to 1) and ``test_loss`` (mean cross-entropy) of a discrete network.
+
+    Several processes share the work.
+    """
+    share_state(network)  # statistics that each process has gathered for itself
     was_training = network.training
     network.eval()
     right = loss = torch.zeros((), device=batches.device)
     for x, y in batches.epoch(0):
+        if len(y) == 0:  # fewer images than processes
+            continue
         logits = network(x)
         right = right + (logits.argmax(1) == y).sum()
         loss = loss + F.cross_entropy(logits, y, reduction="sum")
     network.train(was_training)
     n = len(batches.indices)
-    return {"test_accuracy": float(right) / n, "test_loss": float(loss) / n}
+    return {"test_accuracy": float(summed(right)) / n, "test_loss": float(summed(loss)) / n}
 
 
 def network_options(
@@ -234,7 +271,7 @@ class Training(Stage):
     def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         x, y = batch
         done = self.epoch / self.epochs
-        self.weights.set_learning_rate(done)
+        self.weights.set_learning_rate(done, self.epoch)
         self.weights.set_drop_path(
             self.options.drop_path * done, self.device, "evaluation", self.epoch, self.step
         )

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from isnas import EvaluateOptions, SearchOptions, TrainOptions, UserError
+from isnas import CompareOptions, EvaluateOptions, SearchOptions, TrainOptions, UserError
 from isnas.options import RunOptions, option_fields
 from isnas.training import code_optimizer, cosine
 
@@ -27,11 +27,18 @@ BAD: dict[str, list[object]] = {
     "momentum": [-0.1, 1.0, 2, math.nan],
     "weight_decay": [-1, math.inf],
     "clip": [-1, math.nan],
+    "schedule": ["step", None],
+    "warm_up_epochs": [-1, 0.5],
+    "label_smoothing": [-0.1, 1, math.nan],
     "image_size": [0, 3, 8.0],
+    "crop": ["random", None],
+    "colour_jitter": [-0.1, 1, math.nan],
+    "corrupt": ["ignore", None],
     "download": [1, "yes", None],
     "data": [3, None],
     "checkpoint_steps": [-1, 0.5],
     "tensorboard": [1, None],
+    "sync_batch_norm": [1, "yes", None],
     "code_learning_rate": [-1, math.nan],
     "code_weight_decay": [-1, math.nan],
     "evaluation_preset": ["best", None],
@@ -210,3 +217,14 @@ class TestPresets:
         )
         steps = [cosine(1, 0, i / 10) for i in range(11)]
         assert steps == sorted(steps, reverse=True)
+
+
+def test_options_of_several_values() -> None:
+    field = {field.name: field for field in option_fields(CompareOptions)}["methods"]
+    assert field.several and field.type is str and field.default == ("all",)
+    given = CompareOptions(methods=("enas", "darts"), set=("enas.samples=2",))
+    assert CompareOptions.from_json(json.loads(json.dumps(given.to_json()))) == given
+    with pytest.raises(UserError, match="methods must be a tuple of text, got 'enas'"):
+        CompareOptions(methods="enas")
+    with pytest.raises(UserError, match=r"methods must be a tuple of text, got \(3,\)"):
+        CompareOptions(methods=(3,))
