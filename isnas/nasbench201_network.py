@@ -14,7 +14,7 @@ from .nasbench201 import NASBENCH201_SPACE
 from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
 from .randomness import seeded
 from .space import Place, Space
-from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes
+from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes, check_partial
 
 STAGES = 3
 
@@ -33,6 +33,8 @@ class NASBench201Options:
         Classes, and channels of the input image.
     closing_norm : {"none", "pooling", "all"}
         See `isnas.operations.ClosingNorm`; the benchmark's networks have "none".
+    partial : int
+        As in `isnas.network.NetworkOptions`.
 
     Raises
     ------
@@ -45,11 +47,13 @@ class NASBench201Options:
     classes: int = 10
     in_channels: int = 3
     closing_norm: ClosingNorm = "none"
+    partial: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("channels", 1), ("cells", 1), ("classes", 2), ("in_channels", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        check_partial(self.partial, self.channels)
 
 
 class Cell(nn.Module):
@@ -116,7 +120,7 @@ class NASBench201Network(CellNetwork):
                 self.reductions.append(ResidualBlock(c, 2 * c))
                 c *= 2
             for _ in range(options.cells):
-                nodes = Nodes(space, self.places[kind], c, 1, options.closing_norm)
+                nodes = Nodes(space, self.places[kind], c, 1, options.closing_norm, options.partial)
                 self.cells.append(Cell(nodes))
         self.norm = BatchNorm(c)
         self.classifier = nn.Linear(c, options.classes)
@@ -153,10 +157,12 @@ def build_nasbench201_network(
 
 
 def build_nasbench201_supernet(
-    options: NASBench201Options | None = None, *, seed: int = 0
+    options: NASBench201Options | None = None,
+    space: Space = NASBENCH201_SPACE,
+    *,
+    seed: int = 0,
 ) -> NASBench201Network:
     """Return the super-net of the space, initial weights drawn from `seed`."""
-    space = NASBENCH201_SPACE
     places = {kind: space.places() for kind in space.kinds}
     with seeded(seed, "weights"):
         return NASBench201Network(

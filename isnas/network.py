@@ -23,7 +23,7 @@ from .operations import (
 )
 from .randomness import seeded
 from .space import DARTS_SPACE, Place, Space
-from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes
+from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes, check_partial
 
 
 class Outputs(NamedTuple):
@@ -52,6 +52,9 @@ class NetworkOptions:
         Whether to put an auxiliary head behind the second reduction cell.
     closing_norm : {"none", "pooling", "all"}
         See `isnas.operations.ClosingNorm`.
+    partial : int
+        A super-net's operations work on one of so many equal parts of the channels, see `isnas.supernet.Nodes`; 1: on
+        all of them.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class NetworkOptions:
     stem: Literal["cifar", "imagenet"] = "cifar"
     auxiliary: bool = False
     closing_norm: ClosingNorm = "none"
+    partial: int = 1
 
     def __post_init__(self) -> None:
         bounds = {"channels": 2, "cells": 3, "classes": 2, "in_channels": 1}
@@ -78,6 +82,7 @@ class NetworkOptions:
                 raise UserError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
+        check_partial(self.partial, self.channels)
 
 
 class Cell(nn.Module):
@@ -190,7 +195,9 @@ class Network(CellNetwork):
         for i, kind in enumerate(self.kinds):
             c *= 2 if kind == "reduction" else 1
             stride = 2 if kind == "reduction" else 1
-            nodes = Nodes(space, self.places[kind], c, stride, options.closing_norm)
+            nodes = Nodes(
+                space, self.places[kind], c, stride, options.closing_norm, options.partial
+            )
             self.cells.append(Cell(nodes, self.concat[kind], c_prev_prev, c_prev, after_reduction))
             after_reduction = kind == "reduction"
             c_prev_prev, c_prev = c_prev, len(self.concat[kind]) * c
@@ -254,6 +261,7 @@ def build_network(
     stem: Literal["cifar", "imagenet"] = "cifar",
     auxiliary: bool = False,
     closing_norm: ClosingNorm = "none",
+    partial: int = 1,
     space: Space = DARTS_SPACE,
     seed: int = 0,
 ) -> Network:
@@ -272,7 +280,9 @@ def build_network(
     >>> sum(p.numel() for p in network.parameters())
     3316726
     """
-    options = NetworkOptions(channels, cells, classes, in_channels, stem, auxiliary, closing_norm)
+    options = NetworkOptions(
+        channels, cells, classes, in_channels, stem, auxiliary, closing_norm, partial
+    )
     concat = {kind: cell.concat for kind, cell in genotype.cells}
     with seeded(seed, "weights"):
         return Network(space, genotype.places(space), concat, options)

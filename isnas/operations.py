@@ -9,6 +9,7 @@ Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,15 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .distributed import synchronised_batch_norm
+from .space import Space
+
 ClosingNorm = Literal["none", "pooling", "all"]
 """Which operations that hold no convolution are closed by a batch norm, too: none (DARTS's and the two-stage evaluation
 network), those that pool (the two-stage search), or pooling and stride-1 skips (one-stage: needed to fold)."""
+
+BYPASS = "bypass"
+"""The primitive that carries the channels which an edge's operations leave out, where they are given a part of them
+only (PC-DARTS, arXiv 1907.05737): as they are, or max-pooled 2x2 where the stride is 2. No genotype has it."""
 
 CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose affine part can be multiplied by a coefficient."""
+    """Batch norm whose affine part can be multiplied by a coefficient.
+
+    Where it is `synchronised`, its statistics in training are those of all processes' images.
+    """
+
+    synchronised = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -40,6 +53,9 @@ class BatchNorm(nn.BatchNorm2d):
         weight, bias = self.weight, self.bias
         if coefficient is not None:
             weight, bias = weight * coefficient, bias * coefficient
+        if self.synchronised and self.training:
+            buffers = (self.running_mean, self.running_var)
+            return synchronised_batch_norm(x, *buffers, weight, bias, self.momentum, self.eps)
         return F.batch_norm(
             x,
             self.running_mean,
@@ -50,6 +66,13 @@ class BatchNorm(nn.BatchNorm2d):
             self.momentum,
             self.eps,
         )
+
+
+def synchronise(network: nn.Module) -> None:
+    """Let all batch norms of a network take the statistics of all processes' images."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronised = True
 
 
 class Operation(nn.Module):
@@ -163,6 +186,50 @@ def _plain(kernel: int) -> Callable[[int, int, ClosingNorm], Operation]:
     return build
 
 
+def _bypass(c: int, stride: int, closing_norm: ClosingNorm) -> Operation:
+    body = nn.Identity() if stride == 1 else nn.MaxPool2d(stride, ceil_mode=True)
+    return Operation(body, None, droppable=False)
+
+
+def bypassing(space: Space) -> Space:
+    """Return the space whose edges have a bypass, too: that of a super-net with partial channels."""
+    return dataclasses.replace(space, primitives=(*space.primitives, BYPASS))
+
+
+def without_bypass(space: Space) -> Space:
+    """Return the space of the networks that a super-net of `space` stands for."""
+    real = tuple(name for name in space.primitives if name != BYPASS)
+    return dataclasses.replace(space, primitives=real)
+
+
+def shuffled(worked: Tensor, passed: Tensor, partial: int) -> Tensor:
+    """Return the two, joined and shuffled: one channel of `worked`, then partial - 1 of `passed`, and again.
+
+    So that other channels come first, and are worked on, at the next node: the channel shuffle of PC-DARTS, in
+    ``partial`` groups. One copy, which keeps the layout of `worked`.
+
+    Parameters
+    ----------
+    worked : Tensor, shape (B, c, H, W)
+    passed : Tensor, shape (B, (partial - 1) * c, H, W)
+
+    Returns
+    -------
+    Tensor, shape (B, partial * c, H, W)
+    """
+    groups = (worked, *passed.chunk(partial - 1, dim=1))
+    if layout(worked) is torch.channels_last:
+        rows = [group.permute(0, 2, 3, 1) for group in groups]
+        return torch.stack(rows, dim=-1).flatten(3).permute(0, 3, 1, 2)
+    return torch.stack(groups, dim=2).flatten(1, 2)
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """Return whether a dense x has its channels last in memory."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 OPERATIONS: dict[str, Callable[[int, int, ClosingNorm], Operation]] = {
     "max_pool_3x3": _pooling(lambda stride: nn.MaxPool2d(3, stride, 1)),
     "avg_pool_3x3": _pooling(lambda stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False)),
@@ -173,5 +240,6 @@ OPERATIONS: dict[str, Callable[[int, int, ClosingNorm], Operation]] = {
     "dil_conv_5x5": _dilated(5),
     "nor_conv_1x1": _plain(1),
     "nor_conv_3x3": _plain(3),
+    BYPASS: _bypass,
 }
 """Builders by primitive: (channels, stride, closing norm) -> operation. As in DARTS and, `nor_conv`, NAS-Bench-201."""

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .operations import OPERATIONS, BatchNorm, ClosingNorm
+from .distributed import processes, rank
+from .errors import UserError
+from .operations import BYPASS, OPERATIONS, BatchNorm, ClosingNorm, layout, shuffled
 from .space import Place, Space
 
 
@@ -47,7 +49,8 @@ class Coefficients:
 class DropPath:
     """Silence whole operations, per image, with probability `rate` while training; the others are scaled up.
 
-    `generator` (on the images' device) draws; it is set anew for every step, see `isnas.randomness`.
+    `generator` (on the images' device) draws; it is set anew for every step, see `isnas.randomness`. Where several
+    processes work together it draws for the images of all.
     """
 
     def __init__(self) -> None:
@@ -56,7 +59,9 @@ class DropPath:
 
     def __call__(self, x: Tensor) -> Tensor:
         keep = 1.0 - self.rate
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device, generator=self.generator) < keep
+        number, first = len(x) * processes(), len(x) * rank()
+        drawn = torch.rand(number, 1, 1, 1, device=x.device, generator=self.generator)
+        kept = drawn[first : first + len(x)] < keep
         return x * (kept.to(x.dtype) / keep)
 
 
@@ -77,6 +82,9 @@ class Nodes(nn.Module):
     stride : int
         Of the operations on the cell's inputs.
     closing_norm : ClosingNorm
+    partial : int
+        Operations work on the first channels / partial channels of a state only; the bypasses carry the others, and
+        all are shuffled at every node (PC-DARTS, arXiv 1907.05737, section 3.2).
     """
 
     def __init__(
@@ -86,38 +94,77 @@ class Nodes(nn.Module):
         channels: int,
         stride: int,
         closing_norm: ClosingNorm,
+        partial: int = 1,
     ) -> None:
         super().__init__()
-        self.operations = nn.ModuleDict()
-        for place in places:
-            build = OPERATIONS[space.primitives[place.operation]]
-            of_input = place.source < space.inputs
-            self.operations[place_key(space, place)] = build(
-                channels, stride if of_input else 1, closing_norm
-            )
         self.channels = channels
         self.stride = stride
+        self.partial = partial
+        self.worked = channels // partial  # channels that operations work on
+        self.bypasses: set[str] = set()
+        self.operations = nn.ModuleDict()
+        for place in places:
+            primitive, key = space.primitives[place.operation], place_key(space, place)
+            of_input = place.source < space.inputs
+            self.operations[key] = OPERATIONS[primitive](
+                self.worked, stride if of_input else 1, closing_norm
+            )
+            if primitive == BYPASS:
+                self.bypasses.add(key)
 
     def forward(
         self, states: list[Tensor], incoming: Incoming, drop: DropPath | None
     ) -> list[Tensor]:
         """Return the inputs, (B, channels, H, W) each, and the nodes, (B, channels, H / stride, W / stride)."""
         states = list(states)
+        if self.partial > 1:
+            return self._partial(states, incoming, drop)
         for edges in incoming:
-            node: Tensor | None = None
-            for key, source, coefficient in edges:
-                operation = self.operations[key]
-                out = operation(states[source], coefficient)
-                if drop is not None and operation.droppable:
-                    out = drop(out)
-                node = out if node is None else node + out
-            # a node that nothing reaches is zero
-            states.append(self._zero(states[0]) if node is None else node)
+            states.append(self._sum(edges, states, self.channels, drop))
         return states
 
-    def _zero(self, state: Tensor) -> Tensor:
-        size = [-(-length // self.stride) for length in state.shape[2:]]
-        return state.new_zeros(len(state), self.channels, *size)
+    def _partial(
+        self, states: list[Tensor], incoming: Incoming, drop: DropPath | None
+    ) -> list[Tensor]:
+        """Do likewise with partial channels.
+
+        Joining and shuffling are linear and the same for all edges, so they are done once for a node.
+        """
+        parts = [self._split(state) for state in states]
+        for edges in incoming:
+            working = [edge for edge in edges if edge[0] not in self.bypasses]
+            passing = [edge for edge in edges if edge[0] in self.bypasses]
+            firsts, rests = ([part[i] for part in parts] for i in range(2))
+            worked = self._sum(working, firsts, self.worked, drop)
+            passed = self._sum(passing, rests, self.channels - self.worked, drop)
+            states.append(shuffled(worked, passed, self.partial))
+            parts.append(self._split(states[-1]))
+        return states
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        # many operations read the first part: it is worth a compact copy
+        first = state[:, : self.worked].contiguous(memory_format=layout(state))
+        return first, state[:, self.worked :]
+
+    def _sum(
+        self,
+        edges: list[tuple[str, int, Tensor | None]],
+        states: list[Tensor],
+        channels: int,
+        drop: DropPath | None,
+    ) -> Tensor:
+        """Return the sum of incoming operations, (B, channels, H / stride, W / stride)."""
+        node: Tensor | None = None
+        for key, source, coefficient in edges:
+            operation = self.operations[key]
+            out = operation(states[source], coefficient)
+            if drop is not None and operation.droppable:
+                out = drop(out)
+            node = out if node is None else node + out
+        if node is None:  # a node that nothing reaches is zero
+            size = [-(-length // self.stride) for length in states[0].shape[2:]]
+            node = states[0].new_zeros(len(states[0]), channels, *size)
+        return node
 
 
 class CellNetwork(nn.Module, ABC):
@@ -131,7 +178,7 @@ class CellNetwork(nn.Module, ABC):
     concat : mapping of kind to states
         The states that make up the output of each kind of cell.
     options
-        What else shapes the network; a frozen dataclass with `closing_norm`.
+        What else shapes the network; a frozen dataclass with `closing_norm` and `partial`.
 
     Attributes
     ----------
@@ -139,6 +186,11 @@ class CellNetwork(nn.Module, ABC):
         The kind of each cell, in order; set by the network.
     cells : nn.ModuleList
         The cells, likewise.
+
+    Raises
+    ------
+    UserError
+        When channels are partial and the space has no bypass, or the other way round.
     """
 
     kinds: tuple[str, ...]
@@ -152,6 +204,11 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
+        if (options.partial > 1) != (BYPASS in space.primitives):
+            raise UserError(
+                f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
+                f"{options.partial} and the primitives {', '.join(space.primitives)}"
+            )
         self.space = space
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
         self.concat = {kind: tuple(concat[kind]) for kind in space.kinds}
@@ -201,6 +258,17 @@ class CellNetwork(nn.Module, ABC):
 def place_key(space: Space, place: Place) -> str:
     """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
     return f"node{place.node}_from{place.source}_{space.primitives[place.operation]}"
+
+
+def check_partial(partial: int, channels: int) -> None:
+    """Raise a `UserError` unless `channels` can be divided into `partial` equal parts."""
+    if isinstance(partial, bool) or not isinstance(partial, int) or partial < 1:
+        raise UserError(f"partial must be a whole number of at least 1, got {partial!r}")
+    if channels % partial:
+        raise UserError(
+            f"channels must be a multiple of partial, {partial}: the operations work on one of "
+            f"{partial} equal parts; got {channels}"
+        )
 
 
 def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:
