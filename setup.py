@@ -34,7 +34,11 @@ setup(
             "hypothesis>=6.120",
             "ruff==0.17.*",  # another version may find or format something else
             "tensorboard>=2.18",
+            "distributed>=2025.1",  # a comparison on a local cluster
         ],
+        # clusters that `isnas compare` can run on, through joblib
+        "dask": ["distributed>=2025.1"],
+        "ray": ["ray>=2.40"],
         "benchmark": ["cvxpy>=1.6"],
         "tensorboard": ["tensorboard>=2.18"],
         "natsbench": ["nats_bench>=1.8"],  # to read the official NAS-Bench-201 archive

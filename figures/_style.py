@@ -14,7 +14,7 @@ FONT_SIZE = 7.0
 
 # Okabe and Ito's palette: told apart with all common kinds of colour blindness; yellow is left out, too pale for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d")
 INK = "#222222"
 GREY = "#8C8C8C"
 PALE = "#E4E4E4"

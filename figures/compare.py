@@ -1,8 +1,10 @@
 """Methods compared: test accuracy against search cost and against parameters, means and deviations over seeds.
 
-Each run gives the row of its method; a search that trained random architectures, too, gives one for these.
+Each run gives the row of its method; a search that trained random architectures, too, gives one for these. A comparison
+(``isnas compare``) gives those of all its methods, and the accuracy against sample passes, too.
 
 python -m figures.compare [LABEL=]RUN [[LABEL=]RUN ...] -o compare.svg
+python -m figures.compare COMPARISON -o compare.svg
 """
 
 from __future__ import annotations
@@ -10,21 +12,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isnas.drawing import PAGE_WIDTH
+from isnas.drawing import PAGE_WIDTH, save_figure
 from isnas.errors import UserError
+from isnas.methods import METHODS
 from isnas.records import RunRecord
+from isnas.rows import ROWS, read_rows
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
-from ._style import COLOURS, MARKERS, legend_below, new_figure, note, tidy
+from ._style import COLOURS, MARKERS, legend_below, new_figure, note, plain_log_labels, tidy
 
-Quantity = Literal["cost", "parameters"]
+Quantity = Literal["cost", "passes", "parameters"]
+
+WIDE = 5
+"""Numbers of parameters that differ by more than this factor are drawn on a log axis."""
+
+DRAWN = "random architectures"
+"""The label of architectures that no search has found."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,14 @@ class Result:
         Seconds of search; 0 for an architecture that was drawn, nan where the search is not of this run.
     parameters : float
         Of the network tested; nan where unknown.
+    passes : float
+        Sample passes of the search, in epochs; nan where they were not counted.
     """
 
     accuracy: float
     cost: float
     parameters: float
+    passes: float = float("nan")
 
 
 def results_of(groups: Groups) -> dict[str, list[Result]]:
@@ -66,9 +80,36 @@ def results_of(groups: Groups) -> dict[str, list[Result]]:
                     cost=0.0 if drawn else search_seconds(run),
                     parameters=float(result.get("parameters", np.nan)),
                 )
-                found.setdefault("random architectures" if drawn else label, []).append(row)
+                found.setdefault(DRAWN if drawn else label, []).append(row)
     if not found:
         raise UserError("none of the runs has a test accuracy yet")
+    return found
+
+
+def results_of_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[Result]]:
+    """Return the results of each method of a comparison, as its rows have them.
+
+    Raises
+    ------
+    UserError
+        When no row has a result.
+    """
+    # rows come as trials end; colours should not
+    order = [*METHODS, *(row["method"] for row in rows)]
+    found: dict[str, list[Result]] = {}
+    for row in sorted(rows, key=lambda row: (order.index(row["method"]), row["seed"])):
+        if "test_accuracy" not in row:  # it failed, or serves others
+            continue
+        drawn = row["method"] == DRAWN
+        result = Result(
+            accuracy=float(row["test_accuracy"]),
+            cost=0.0 if drawn else float(row["seconds"]),
+            parameters=float(row["parameters"]),
+            passes=0.0 if drawn else float(row["epochs"]),
+        )
+        found.setdefault(row["method"], []).append(result)
+    if not found:
+        raise UserError("none of the rows has a test accuracy yet")
     return found
 
 
@@ -83,12 +124,12 @@ def search_seconds(run: RunRecord) -> float:
 
 
 def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity, ax: Axes) -> None:
-    """Draw test accuracy against cost or parameters: every run small, the mean large with standard deviations.
+    """Draw test accuracy against a quantity: every run small, the mean large with standard deviations.
 
     Parameters
     ----------
     results : mapping of str to sequence of Result
-    quantity : {"cost", "parameters"}
+    quantity : {"cost", "passes", "parameters"}
     ax : matplotlib.axes.Axes
     """
     largest = [getattr(row, quantity) for rows in results.values() for row in rows]
@@ -96,7 +137,9 @@ def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity,
     drawn = False
     for i, (label, rows) in enumerate(results.items()):
         known = [row for row in rows if np.isfinite(getattr(row, quantity))]
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        # every colour with every marker before a pair comes again
+        colour = COLOURS[i % len(COLOURS)]
+        marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         style = {"color": colour, "marker": marker, "linestyle": ""}
         x = np.array([getattr(row, quantity) for row in known]) / unit
         y = 100 * np.array([row.accuracy for row in known])
@@ -123,7 +166,11 @@ def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity,
         ax.set(xticks=[], yticks=[])
     else:
         ax.margins(0.12)
-        if quantity == "cost":
+        sizes = [size for size in largest if size > 0]
+        if quantity == "parameters" and sizes and max(sizes) > WIDE * min(sizes):
+            ax.set_xscale("log")
+            plain_log_labels(ax.xaxis)
+        if quantity != "parameters":
             right = ax.get_xlim()[1]
             ax.set_xlim(-0.05 * right, right)
 
@@ -133,6 +180,8 @@ def _unit(quantity: Quantity, largest: float) -> tuple[float, str]:
     if quantity == "parameters":
         steps = [(1e6, "parameters (millions)"), (1e3, "parameters (thousands)")]
         return next((step for step in steps if largest >= step[0]), (1.0, "parameters"))
+    if quantity == "passes":
+        return 1.0, "sample passes of the search (epochs)"
     times = [(86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")]
     unit, word = next((time for time in times if largest >= 2 * time[0]), (1.0, "seconds"))
     return unit, f"search cost ({word})"
@@ -140,14 +189,36 @@ def _unit(quantity: Quantity, largest: float) -> tuple[float, str]:
 
 def make_figure(groups: Groups) -> Figure:
     """Return the figure that compares some groups of runs; see `results_of` for errors."""
-    results = results_of(groups)
-    figure = new_figure(PAGE_WIDTH, 2.5 + 0.12 * (len(results) // 3))
-    axes = figure.subplots(1, 2, sharey=True)
-    draw_comparison(results, "cost", axes[0])
-    draw_comparison(results, "parameters", axes[1])
-    axes[1].set_ylabel("")
-    legend_below(figure, axes, columns=3)
+    return _figure(results_of(groups), ("cost", "parameters"))
+
+
+def make_comparison_figure(directory: str | Path) -> Figure:
+    """Return the figure of a comparison; see `results_of_rows` for errors."""
+    return _figure(results_of_rows(read_rows(directory)), ("cost", "passes", "parameters"))
+
+
+def _figure(results: Mapping[str, Sequence[Result]], quantities: Sequence[Quantity]) -> Figure:
+    columns = 3 if len(results) <= 6 else 4
+    lines = -(-len(results) // columns)
+    figure = new_figure(PAGE_WIDTH, 2.4 + 0.14 * lines)
+    axes = figure.subplots(1, len(quantities), sharey=True)
+    for ax, quantity in zip(axes, quantities, strict=True):
+        draw_comparison(results, quantity, ax)
+        if ax is not axes[0]:
+            ax.set_ylabel("")
+    legend_below(figure, axes, columns)
     return figure
+
+
+def write_figure(directory: str | Path, path: str | Path) -> None:
+    """Draw a comparison and save it.
+
+    Raises
+    ------
+    UserError
+        When there are no results yet, or the file cannot be written.
+    """
+    save_figure(make_comparison_figure(directory), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_runs(parser)
 
     def draw(given: argparse.Namespace) -> Figure:
-        return make_figure(open_groups(given.runs))
+        comparisons = [text for text in given.runs if (Path(text) / ROWS).is_file()]
+        if not comparisons:
+            return make_figure(open_groups(given.runs))
+        if len(given.runs) > 1:
+            raise UserError(f"{comparisons[0]} is a comparison: it is drawn by itself")
+        return make_comparison_figure(comparisons[0])
 
     return run_command(parser, draw, arguments)
 

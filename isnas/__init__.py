@@ -15,6 +15,7 @@ from .commands import (
     search,
     train,
 )
+from .comparison import CompareOptions, Comparison, compare
 from .counting import count_multiply_adds, count_parameters
 from .data import Dataset, load_dataset
 from .drawing import draw_cells
@@ -37,6 +38,8 @@ __all__ = [
     "CellGenotype",
     "CellNetwork",
     "Coefficients",
+    "CompareOptions",
+    "Comparison",
     "Dataset",
     "Edge",
     "EvaluateOptions",
@@ -57,6 +60,7 @@ __all__ = [
     "UserError",
     "build_network",
     "build_supernet",
+    "compare",
     "count_multiply_adds",
     "count_parameters",
     "draw_cells",

@@ -23,21 +23,23 @@ from .commands import (
     train,
     train_further,
 )
+from .comparison import CompareOptions, compare
+from .distributed import is_first, joined, once, processes
 from .drawing import draw_cells
 from .engine import Interrupted
 from .errors import UserError
 from .folding import genotype_of
 from .genotype import GENOTYPES, Genotype
 from .options import (
+    BaseOptions,
     EvaluateOptions,
     OptionField,
-    RunOptions,
     SearchOptions,
     TrainOptions,
     option_fields,
 )
 from .progress import Progress
-from .run import LOCK
+from .run import LOCK, default_directory
 
 _NAMES = ", ".join(GENOTYPES)
 
@@ -46,7 +48,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
+        self.exit(2, text if once(text) else None)
 
 
 def _whole_numbers(text: str) -> int | tuple[int, ...]:
@@ -59,11 +62,15 @@ _whole_numbers.__name__ = "whole numbers"  # argparse's word for it
 
 def _add_option(parser: argparse.ArgumentParser, field: OptionField) -> None:
     flag = f"--{field.name.replace('_', '-')}"
-    default = "" if field.default is None else f" (default {field.default})"
+    shown = " ".join(field.default) if field.several else field.default
+    default = "" if shown is None or shown == "" else f" (default {shown})"
     text = (field.help + default).replace("%", "%%")
     shared: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
     if field.type is bool:
         parser.add_argument(flag, action="store_true", **shared)
+    elif field.several:
+        # also when the option is repeated
+        parser.add_argument(flag, action="extend", nargs="+", metavar="TEXT", **shared)
     elif field.choices:
         parser.add_argument(flag, choices=field.choices, **shared)
     elif field.type is tuple:
@@ -80,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"isnas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, options: type[RunOptions] | None) -> _Parser:
+    def command(name: str, text: str, options: type[BaseOptions] | None) -> _Parser:
         # no abbreviations: --epoch must not pass for --epochs in a script
         made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if options is not None:
@@ -96,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--out",
                 metavar="DIR",
-                help=f"directory to write to (default runs/<date>-{name})",
+                help=f"directory to write to (default runs/<date>-{name})"
+                + ("; one with rows of the same settings goes on" if name == "compare" else ""),
             )
         if name not in ("draw", "report"):
             made.add_argument("--quiet", action="store_true", help="print the results only")
@@ -114,6 +122,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="test this network.pt; with --epochs train it further first",
     )
+    made = command(
+        "compare",
+        "Compare methods on one data set: same space, sizes and budget, one referee.",
+        CompareOptions,
+    )
+    made.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="searches at a time, each with one thread (default 1)",
+    )
+    made.add_argument(
+        "--backend",
+        choices=("loky", "dask", "ray"),
+        default="loky",
+        help="where they run: processes of this machine (loky, the default), or a cluster; one "
+        "is started on this machine if no scheduler is named. Needs isnas[dask] or isnas[ray]",
+    )
+    made.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask or Ray cluster")
     made = command("draw", "Draw the cells of a genotype.", None)
     which = made.add_mutually_exclusive_group(required=True)
     which.add_argument("--genotype", metavar="NAME|FILE", help=f"{_NAMES}, or a file")
@@ -136,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show(result: RunResult, out: TextIO) -> None:
     """Print what a run came to."""
+    if not is_first():
+        return
     results = result.results
     main = results.get("found") or results.get("train") or results.get("evaluate") or {}
     print(f"genotype: {result.genotype}", file=out)
@@ -196,6 +226,9 @@ def _run(arguments: dict[str, Any]) -> None:
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
         return
     out, preset = arguments.pop("out"), arguments.pop("preset")
+    if command == "compare":
+        _compare(preset, out, progress, arguments)
+        return
     if command == "search":
         result = search(SearchOptions.preset(preset, **arguments), out, progress)
     elif command == "train":
@@ -211,6 +244,8 @@ def _run(arguments: dict[str, Any]) -> None:
                 arguments["data"] = saved["source"]
                 if Path(saved["source"]).is_dir():  # named data sets have their own size
                     arguments.setdefault("image_size", saved["size"][0])
+            if "crop" in saved:
+                arguments.setdefault("crop", saved["crop"])
             own = {"channels", "cells", "stem"} & set(arguments)
             if own:
                 raise UserError(f"--{min(own)} is the network's own: leave it out")
@@ -224,12 +259,37 @@ def _run(arguments: dict[str, Any]) -> None:
     _show(result, sys.stdout)
 
 
+def _compare(preset: str, out: str | None, progress: Progress, arguments: dict[str, Any]) -> None:
+    if processes() > 1:
+        raise UserError(
+            "compare is not for torchrun: --jobs and --backend run its searches at once"
+        )
+    how = {name: arguments.pop(name) for name in ("jobs", "backend", "scheduler", "words")}
+    several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
+    options = CompareOptions.preset(preset, **{**arguments, **several})
+    directory = Path(out) if out is not None else default_directory("compare")
+    try:
+        result = compare(options, directory, progress=progress, **how)
+    except KeyboardInterrupt:
+        raise Interrupted(directory) from None
+    print(result.table)
+    # the figures stand above the library, as this command does
+    from figures.compare import write_figure
+
+    picture = directory / "compare.svg"
+    write_figure(directory, picture)
+    print(f"written to {directory}: about.json, {picture.name}, rows.jsonl, table.md")
+
+
 def _only_test(network: str, options: EvaluateOptions, given: set[str], progress: Progress) -> None:
-    used = {"data", "data_root", "download", "image_size", "device", "batch_size", "seed"}
+    used = {"data", "data_root", "download", "image_size", "crop", "corrupt"}
+    used |= {"device", "batch_size", "seed"}
     if given - used:
         flag = f"--{min(given - used).replace('_', '-')}"
         raise UserError(f"{flag} is for training: give --epochs, too, to train {network} further")
     tested = test_saved(network, options, progress)
+    if not is_first():
+        return
     print(f"parameters: {tested['parameters']:,}; multiply-adds: {tested['multiply_adds']:,}")
     print(f"test accuracy: {100 * tested['test_accuracy']:.2f} % of {tested['images']} images")
 
@@ -242,24 +302,48 @@ def _genotype_of(arguments: dict[str, Any]) -> Genotype:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 after a user's mistake, 130 when interrupted."""
-    given = vars(_parser().parse_args(arguments))
+    try:
+        with joined():
+            return _main(arguments)
+    except UserError as error:  # the other processes cannot be reached
+        _complain(f"isnas: error: {error}")
+        return 2
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = vars(_parser().parse_args(words))
     warnings.showwarning = _show_warning
+    comparing = given["command"] == "compare"
+    if comparing:
+        given["words"] = words
     try:
         _run(given)
     except UserError as error:
-        print(f"isnas: error: {error}", file=sys.stderr)
+        _complain(f"isnas: error: {error}")
         return 2
     except Interrupted as stopped:
         directory = shlex.quote(str(stopped.directory))
-        print(f"interrupted; go on with: isnas resume {directory}", file=sys.stderr)
+        how = f"go on with: isnas resume {directory}"
+        if comparing:
+            how = f"the same command goes on with --out {directory}"
+        if processes() > 1:
+            how += f", by torchrun with {processes()} processes again"
+        _complain(f"interrupted; {how}")
         return 130
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _complain("stopped")
         return 130
     except OSError as error:  # standard output is full or closed
-        print(f"isnas: error: cannot write the results: {error.strerror}", file=sys.stderr)
+        _complain(f"isnas: error: cannot write the results: {error.strerror}")
         return 2
     return 0
+
+
+def _complain(text: str) -> None:
+    """Print a line about what went wrong; one that all processes would print is printed once."""
+    if once(text):
+        print(text, file=sys.stderr)
 
 
 def _show_warning(
@@ -270,4 +354,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"isnas: warning: {message}", file=sys.stderr)
+    _complain(f"isnas: warning: {message}")

@@ -300,3 +300,62 @@ def test_module_and_interruption(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert f"isnas resume {out}" in rest
     assert "Traceback" not in rest
+
+
+def test_compare_writes_rows_table_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--methods", "random", "--seeds", "1", "--sampled", "0", "--budget", "1images"]
+    short = ["--child-epochs", "1", "--evaluation-epochs", "1"]
+    words = ["compare", *TINY, *few, *short, "--set", "random.architectures=1"]
+    words += ["--set", "evolution.sample=2", "--out", tmp_path]
+    assert run(*words) == 0
+    shown = capsys.readouterr()
+    assert "1/1  random, seed 0: " in shown.err
+    assert "| random | 1 |" in shown.out
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "about.json",
+        "compare.svg",
+        "rows.jsonl",
+        "table.md",
+    }
+    about = json.loads((tmp_path / "about.json").read_text())
+    # both of --set count
+    assert about["settings"]["set"] == ["evolution.sample=2", "random.architectures=1"]
+    assert "compare --channels 2" in about["launches"][0]["command"]
+    assert run(*words) == 0
+    assert "1 of 1 trials are done already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "nas"], "no method is called 'nas'; there are ista-two-stage, "),
+        (["--budget", "20"], "budget must be an amount above 0 and a unit"),
+        (["--set", "random.people=1"], "random has no option 'people'"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--methods", "random", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["--methods", "pc-darts"], "channels must be a multiple of partial"),
+        (["--methods", "hm-nas", "--set", "hm-nas.mask_share=2.0"], "must be below 1"),
+        (["--methods", "random", "--scheduler", "here:1"], "choose backend dask or ray"),
+    ],
+)
+def test_mistakes_in_comparing_take_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compare", *TINY, *words, "--out", tmp_path / "new") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_comparison_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isnas.cli.compare", stop)
+    assert run("compare", "--out", tmp_path) == 130
+    expected = f"interrupted; the same command goes on with --out {tmp_path}\n"
+    assert capsys.readouterr().err == expected
