@@ -6,8 +6,9 @@ the moment it ends.
 Varied: the method. Of sparse coding the recovery rule (``truncate``, ``path``, ``best_subset``), the measurement matrix
 (Gaussian, uniform) and re-encoding; against it stand
 
-- ``random sparse``: random search with shared weights. A random cell is trained in each step; then random cells are
-  scored on validation images and the best is taken.
+- ``darts``, first and second order, ``enas`` and ``hm-nas`` with their own constants, but for what the scale says;
+- ``random sharing``: random search with shared weights. A random cell is trained in each step; then random cells are
+  scored on validation images and the best is taken;
 - ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
   the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
   of 25,000 images for each cell asked, whether or not it was asked before.
@@ -32,47 +33,61 @@ images.pt, the images that the trials share. ``python -m figures.nasbench201`` d
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from scipy.stats import kendalltau
-from torch import Tensor
 
+from isnas.black_box import (
+    BlackBoxOptions,
+    EvolutionOptions,
+    OutOfBudget,
+    RandomSearchOptions,
+    ReinforceOptions,
+    ageing_evolution,
+    random_search,
+    reinforce,
+)
+from isnas.choices import Choices
+from isnas.darts import DartsOptions, DartsSearch
 from isnas.data import Batches, Dataset, load_dataset, split_indices
-from isnas.engine import Stage
+from isnas.enas import EnasOptions, EnasSearch
+from isnas.engine import drive
 from isnas.errors import UserError
-from isnas.files import read_tensors, write_atomically, write_tensors
+from isnas.files import read_tensors, write_tensors
+from isnas.genotype import Genotype
+from isnas.hm_nas import HmNasOptions, HmNasSearch
 from isnas.nasbench201 import (
     DATASETS,
     NASBENCH201_SPACE,
     NONE,
-    PRIMITIVES,
     Table,
     all_cells,
-    parse_string,
     random_cell,
     to_string,
 )
 from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
-from isnas.options import SearchOptions
+from isnas.options import RunOptions, SearchOptions
+from isnas.path_search import PathSearch
 from isnas.progress import Progress
+from isnas.random_sharing import RandomSharingOptions, RandomSharingSearch
 from isnas.randomness import generator
+from isnas.referee import Meter
 from isnas.rows import Rows, launch_record, markdown_table, mean_and_deviation
-from isnas.supernet import CellNetwork, Coefficients, train_affine
-from isnas.training import Weights, hits, resolve_device, send
+from isnas.supernet_search import SupernetSearch, shared_accuracy
+from isnas.training import resolve_device
+from isnas.trials import run_trials
 from isnas.two_stage import TwoStageSearch
+
+from ._command import Parser, origin, run_command
 
 SPARSE: dict[str, dict[str, Any]] = {
     f"sparse {rule} {matrix}{' reencoded' if reencode else ''}": {
@@ -86,7 +101,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 }
 """The variants of sparse coding by name."""
 
-RANDOM_SPARSE = "random sparse"
+SHARING = "random sharing"
 RANKED = "sparse truncate gaussian"
 """The variant whose super-net scores random cells, too: how well does it rank them?"""
 
@@ -117,6 +132,8 @@ class Scale:
         Cells that a method that trains each by itself may ask for.
     scored, scoring_images : int
         Random cells that a super-net scores, and on how many validation images.
+    constants : str
+        Preset of the other methods' constants.
     """
 
     data: str
@@ -131,17 +148,19 @@ class Scale:
     asked: int
     scored: int
     scoring_images: int
+    constants: str = "quick"
 
 
 SCALES = {
     "smoke": Scale("digits", 192, 2, 1, 2, 32, 0.05, 6e-3, 2, 20, 20, 32),
     # the code must get as far in 160 steps as in the published 19,550: its rate is raised as in the preset quick
     "small": Scale("cifar10", 2048, 4, 1, 10, 64, 0.05, 6e-3, 10, 100, 200, 256),
-    "paper": Scale("cifar10", None, 16, 5, 50, 64, 0.025, 6e-4, 10, 100, 200, 5_120),
+    "medium": Scale("cifar10", 4096, 8, 1, 25, 64, 0.05, 6e-3, 5, 100, 200, 256),
+    "paper": Scale("cifar10", None, 16, 5, 50, 64, 0.025, 6e-4, 10, 100, 200, 5_120, "paper"),
 }
 
 RANKED_SEEDS = 2
-"""`RANKED` is measured with so many seeds only: it is no part of its search, and takes about as long."""
+"""How `RANKED` and the other searches rank cells is measured with so many seeds only: it is no part of the search."""
 
 WEIGHT_DECAY = 5e-4  # of the benchmark's searches; momentum, clipping and the cosine's end are our defaults and theirs
 
@@ -159,12 +178,14 @@ PUBLISHED = (
 
 # Searches that train each cell by itself
 
-Ask = Callable[[str], float]
-"""Returns the signal of a cell, in per cent."""
-
-_OPERATIONS = (NONE, *PRIMITIVES)
-_EDGES = 6
-_SHAPE = (len(_OPERATIONS),) * _EDGES
+BY_TABLE: dict[str, tuple[Callable[..., Genotype], BlackBoxOptions]] = {
+    "random search": (random_search, RandomSearchOptions()),
+    # population and sample of the benchmark's own scripts, for budgets like ours
+    "evolution": (ageing_evolution, EvolutionOptions(population=10, sample=3)),
+    # the benchmark's baseline, with its constants
+    "reinforce": (reinforce, ReinforceOptions(policy="softmax", learning_rate=1e-3)),
+}
+"""The searches that ask the table, with their constants (Dong & Yang, ICLR 2020)."""
 
 
 @cache
@@ -172,180 +193,88 @@ def _positions() -> dict[str, int]:
     return {cell: position for position, cell in enumerate(all_cells())}
 
 
-def operations_of(cell: str) -> list[int]:
-    """Return the operation of each of the six edges of a cell: 0 is none, then come the primitives."""
-    return [int(i) for i in np.unravel_index(_positions()[cell], _SHAPE)]
+def ask_table(method: str, seed: int, asked: int, known: np.ndarray) -> str:
+    """Return the cell that a method of `BY_TABLE` finds when it may ask for `asked` cells.
 
-
-def cell_of(operations: Sequence[int]) -> str:
-    """Return the cell with these operations; the inverse of `operations_of`."""
-    return all_cells()[int(np.ravel_multi_index(tuple(operations), _SHAPE))]
-
-
-def _below(n: int, random: torch.Generator) -> int:
-    return int(torch.randint(n, (), generator=random))
-
-
-def random_search(ask: Ask, budget: int, random: torch.Generator) -> str:
-    """Return the best of `budget` random cells; of ties the first."""
-    return max((to_string(random_cell(random)) for _ in range(budget)), key=ask)
-
-
-def mutate(cell: str, random: torch.Generator) -> str:
-    """Return a cell that differs from this one in the operation of one edge."""
-    operations = operations_of(cell)
-    edge = _below(_EDGES, random)
-    operations[edge] = (operations[edge] + 1 + _below(len(_OPERATIONS) - 1, random)) % len(
-        _OPERATIONS
-    )
-    return cell_of(operations)
-
-
-def evolution(
-    ask: Ask, budget: int, random: torch.Generator, population: int = 10, sample: int = 3
-) -> str:
-    """Return the best cell that ageing evolution (Real et al., AAAI 2019) asks for.
-
-    The best of a random sample has a child with one mutation; the oldest dies. Population and sample are those of the
-    benchmark's own scripts, for budgets like ours.
+    Parameters
+    ----------
+    method : str
+    seed : int
+    asked : int
+    known : array, shape (15625,)
+        The signal of each cell, in the order of `isnas.nasbench201.all_cells`.
     """
-    history: list[tuple[float, str]] = []
-    living: deque[tuple[float, str]] = deque(maxlen=population)
-    for _ in range(budget):
-        if len(living) < population:
-            cell = to_string(random_cell(random))
-        else:
-            drawn = torch.randperm(population, generator=random)[:sample].tolist()
-            cell = mutate(max((living[i] for i in drawn), key=lambda entry: entry[0])[1], random)
-        living.append((ask(cell), cell))  # and drops the oldest
-        history.append(living[-1])
-    return max(history, key=lambda entry: entry[0])[1]
+    left = asked
 
+    def ask(genotype: Genotype) -> float:
+        nonlocal left
+        if left == 0:
+            raise OutOfBudget
+        left -= 1
+        return float(known[_positions()[to_string(genotype)]])
 
-def reinforce(
-    ask: Ask,
-    budget: int,
-    random: torch.Generator,
-    learning_rate: float = 1e-3,
-    momentum: float = 0.9,
-) -> str:
-    """Return the best cell that a policy asks for while REINFORCE trains it.
-
-    The policy is a softmax over the operations for each edge, trained by Adam on the accuracy above a moving average:
-    the benchmark's baseline, with its constants. The average begins with the first accuracy.
-    """
-    logits = torch.zeros(_EDGES, len(_OPERATIONS), requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=learning_rate)
-    baseline: float | None = None
-    history: list[tuple[float, str]] = []
-    for _ in range(budget):
-        log = logits.log_softmax(1)
-        drawn = torch.multinomial(log.detach().exp(), 1, generator=random)
-        cell = cell_of(drawn.flatten().tolist())
-        reward = ask(cell)
-        history.append((reward, cell))
-        before = reward if baseline is None else baseline
-        baseline = momentum * before + (1 - momentum) * reward
-        optimizer.zero_grad()
-        (-log.gather(1, drawn).sum() * (reward - baseline)).backward()
-        optimizer.step()
-    return max(history, key=lambda entry: entry[0])[1]
-
-
-BY_TABLE = {"random search": random_search, "evolution": evolution, "reinforce": reinforce}
-
-METHODS = (*SPARSE, RANDOM_SPARSE, *BY_TABLE)
+    search, options = BY_TABLE[method]
+    return to_string(search(ask, Choices(NASBENCH201_SPACE), generator(seed, method), options))
 
 
 # Searches with a super-net
 
+OTHERS: dict[str, tuple[type[SupernetSearch], type[RunOptions], dict[str, Any]]] = {
+    "darts first order": (DartsSearch, DartsOptions, {"order": 1}),
+    "darts second order": (DartsSearch, DartsOptions, {"order": 2}),
+    "enas": (EnasSearch, EnasOptions, {}),
+    "hm-nas": (HmNasSearch, HmNasOptions, {}),
+    SHARING: (RandomSharingSearch, RandomSharingOptions, {}),
+}
+"""The other searches with a super-net: stage, options and what is fixed of them."""
 
-class _NoRun:
-    """Stands where a stage expects a run directory; keeps nothing."""
-
-    def write_matrices(self, *_: Any) -> None:
-        """Write nothing."""
-
-    def write_recovery(self, *_: Any, **__: Any) -> None:
-        """Write nothing."""
-
-
-def ones(cell: str, device: torch.device) -> dict[str, Coefficients]:
-    """Return the coefficients that run a cell alone, all of them 1."""
-    places = parse_string(cell).places(NASBENCH201_SPACE)
-    return {
-        kind: Coefficients(torch.ones(len(active), device=device), active)
-        for kind, active in places.items()
-    }
+METHODS = (*SPARSE, *OTHERS, *BY_TABLE)
 
 
-class RandomSparse(Stage):
-    """Training of shared weights by random cells, one in each step, on the first half of the training data."""
-
-    title = "random cells"
-
-    def __init__(
-        self, supernet: CellNetwork, options: SearchOptions, dataset: Dataset, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.options = options
-        self.device = device
-        self.network = send(supernet, device)
-        train_affine(self.network.cells, False)  # as in the search with codes
-        self.weights = Weights(self.network, options)
-        self.train_batches = Batches(
-            dataset,
-            batch_size=options.batch_size,
-            indices=split_indices(len(dataset.train_labels), 0.5, options.seed)[0],
-            seed=options.seed,
-            stream="search weights",
-            augment=dataset.augmentation(cutout=0),
-            device=device,
-        )
-
-    @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
-    def steps(self) -> int:
-        return len(self.train_batches)
-
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.train_batches.epoch(epoch, start)
-
-    def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        x, y = batch
-        self.weights.set_learning_rate(self.epoch / self.epochs)
-        random = generator(self.options.seed, "random cell", self.epoch, self.step)
-        loss, logits = self.weights.loss(x, y, ones(to_string(random_cell(random)), self.device))
-        loss.backward()
-        self.weights.update()
-        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
-
-    def stateful(self) -> dict[str, Any]:
-        return self.weights.stateful()
+def search_of(
+    method: str, seed: int, scale: Scale, dataset: Dataset, device: torch.device
+) -> SupernetSearch:
+    """Return the stage of a search with a super-net."""
+    if method in SPARSE:
+        search, options_of = TwoStageSearch, SearchOptions
+        changes: dict[str, Any] = {
+            **SPARSE[method],
+            "m": M,
+            "s": S,
+            "code_learning_rate": scale.code_learning_rate,
+        }
+        preset = "quick"
+    else:
+        search, options_of, changes = OTHERS[method]
+        preset = scale.constants
+        if method == SHARING:
+            changes = {"candidates": scale.scored, "validation_images": scale.scoring_images}
+    epochs = max(scale.epochs, 3) if search is HmNasSearch else scale.epochs  # one for each phase
+    options = options_of.preset(
+        preset,
+        **changes,
+        seed=seed,
+        batch_size=scale.batch_size,
+        epochs=epochs,
+        learning_rate=scale.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+    )
+    shape = NASBench201Options(
+        channels=scale.channels,
+        cells=scale.cells,
+        classes=len(dataset.classes),
+        in_channels=dataset.channels,
+        **search.network_changes(options),
+    )
+    space = search.supernet_space(NASBENCH201_SPACE, options)
+    supernet = build_nasbench201_supernet(shape, space, seed=seed)
+    return search(supernet, options, dataset, device)
 
 
-def drive(stage: Stage) -> Iterator[None]:
-    """Run a stage without a run directory; yield after every epoch."""
-    while stage.epoch < stage.epochs:
-        for batch in stage.batches(stage.epoch, 0):
-            stage.train_step(batch)
-            stage.step += 1
-        stage.end_epoch(_NoRun())
-        stage.epoch, stage.step = stage.epoch + 1, 0
-        yield
+def scores(stage: SupernetSearch, scale: Scale, dataset: Dataset, seed: int) -> dict[str, float]:
+    """Return the accuracy, in per cent, of random cells with a search's shared weights on validation images.
 
-
-@torch.no_grad()
-def scores(
-    network: CellNetwork, scale: Scale, dataset: Dataset, seed: int, device: torch.device
-) -> dict[str, float]:
-    """Return the accuracy, in per cent, of random cells with a super-net's weights on validation images.
-
-    Batch norm takes the statistics of the batch, as usual for shared weights: those gathered in training are a mixture
-    over cells. The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
+    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
     """
     half = split_indices(len(dataset.train_labels), 0.5, seed)[1]
     # mixed first: folders are read class by class, and batches of one class would have its statistics
@@ -357,18 +286,17 @@ def scores(
         augment=False,
         shuffle=False,
         drop_last=False,
-        device=device,
+        device=stage.device,
     )
     images = list(batches.epoch(0))
     random = generator(seed, "scored cells")
-    network.train()
+    network = getattr(stage, "supernet", stage.network)
     found: dict[str, float] = {}
     while len(found) < scale.scored:
-        cell = to_string(random_cell(random))
-        if cell not in found:
-            coefficients = ones(cell, device)
-            right = sum((network(x, coefficients).argmax(1) == y).sum() for x, y in images)
-            found[cell] = 100 * int(right) / len(batches.indices)
+        genotype = random_cell(random)
+        if to_string(genotype) not in found:
+            accuracy = shared_accuracy(network, stage.alone(genotype), images)
+            found[to_string(genotype)] = 100 * accuracy
     return found
 
 
@@ -381,7 +309,7 @@ def _dataset(path: Path) -> Dataset:
     return Dataset(**read_tensors(path))
 
 
-def prepare_images(path: Path, data: str, images: int | None) -> None:
+def prepare_images(path: Path, data: str, images: int | None, root: str) -> None:
     """Write the training images that all trials use, once. A search has no business with test images: there are none.
 
     Raises
@@ -391,7 +319,7 @@ def prepare_images(path: Path, data: str, images: int | None) -> None:
     """
     if path.exists():
         return
-    whole = load_dataset(data)
+    whole = load_dataset(data, root=root)
     n = len(whole.train_labels)
     if images is not None and images > n:
         raise UserError(f"{data} has {n} training images; this scale needs {images}")
@@ -424,60 +352,32 @@ def run_trial(
     row: dict[str, Any] = {"method": method, "seed": seed, "trajectory": [], "scores": {}}
     if method in BY_TABLE:
         known = table.column("cifar10", "val_12")
-        asked: list[str] = []
-
-        def ask(cell: str) -> float:
-            asked.append(cell)
-            return float(known[_positions()[cell]])
-
-        row["cell"] = BY_TABLE[method](ask, scale.asked, generator(seed, method))
-        row["trained"] = FULL_EPOCHS * FULL_IMAGES * len(asked)
-        row["evaluated"] = FULL_IMAGES * len(asked)
+        row["cell"] = ask_table(method, seed, scale.asked, known)
+        row["trained"] = FULL_EPOCHS * FULL_IMAGES * scale.asked
+        row["evaluated"] = FULL_IMAGES * scale.asked
         # a look into a table: its time says nothing of the search
         return {**row, "seconds": None, "processor_seconds": None}
 
     where = resolve_device(device)
     dataset = _dataset(images).to(where)
-    options = SearchOptions(
-        seed=seed,
-        batch_size=scale.batch_size,
-        epochs=scale.epochs,
-        learning_rate=scale.learning_rate,
-        code_learning_rate=scale.code_learning_rate,
-        weight_decay=WEIGHT_DECAY,
-        m=M,
-        s=S,
-        **SPARSE.get(method, {}),
-    )
-    shape = NASBench201Options(
-        channels=scale.channels,
-        cells=scale.cells,
-        classes=len(dataset.classes),
-        in_channels=dataset.channels,
-    )
-    begun, used = time.perf_counter(), time.process_time()
-    supernet = build_nasbench201_supernet(shape, seed=seed)
-    if method == RANDOM_SPARSE:
-        stage: Stage = RandomSparse(supernet, options, dataset, where)
-        halves = 1
+    used = time.process_time()
+    meter = Meter(where)
+    with meter.counting():
+        stage = search_of(method, seed, scale, dataset, where)
+        holds_cells = not isinstance(stage, PathSearch)  # others choose in the end only
+        if holds_cells:
+            row["trajectory"].append(to_string(stage.genotype()))
         for _ in drive(stage):
-            pass
-        row["scores"] = scores(supernet, scale, dataset, seed, where)
-        row["cell"] = max(row["scores"], key=row["scores"].get)
-    else:
-        stage = TwoStageSearch(supernet, options, dataset, where)
-        halves = 2
-        row["trajectory"].append(to_string(stage.code.genotype()))
-        for _ in drive(stage):
-            row["trajectory"].append(to_string(stage.code.genotype()))
-        row["cell"] = row["trajectory"][-1]
-    row["seconds"] = round(time.perf_counter() - begun, 2)
+            if holds_cells:
+                row["trajectory"].append(to_string(stage.genotype()))
+        row["cell"] = to_string(stage.genotype())
+    row["trained"], row["evaluated"], seconds = meter.spent()
+    row["seconds"] = round(seconds, 2)
     row["processor_seconds"] = round(time.process_time() - used, 2)
-    row["evaluated"] = len(row["scores"]) * scale.scoring_images
-    batch = min(scale.batch_size, len(stage.train_batches.indices))
-    row["trained"] = stage.epochs * stage.steps * batch * halves
-    if method == RANKED and seed < RANKED_SEEDS:
-        row["scores"] = scores(supernet, scale, dataset, seed, where)
+    if method == SHARING:
+        row["scores"] = {to_string(cell): 100 * score for cell, score in stage.scores.items()}
+    elif (method == RANKED or method in OTHERS) and seed < RANKED_SEEDS:
+        row["scores"] = scores(stage, scale, dataset, seed)
     return row
 
 
@@ -574,8 +474,6 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     for name, mean, deviation, seen in PUBLISHED:
         value = f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
         lines.append((f"*reference, published: {name} ({seen})*", "", value, "", "", *empty))
-    last = about["launches"][-1]
-    machine = last["machine"]
     return (
         f"# Searches on NAS-Bench-201, scale {settings['scale']}\n\n"
         f"{markdown_table(header, lines)}\n"
@@ -587,9 +485,8 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "Kendall's tau compares the super-net's validation accuracy of random cells with the truth on CIFAR-10; in "
         "brackets the number of seeds that it was measured for.\n\n"
         "Published results stand as quoted by others; none was compared with the authors' own text, and the one marked "
-        "unverified is from memory. DARTS, ENAS and HM-NAS were not run.\n\n"
-        f"`{last['command']}`, {machine['processor']}, {machine['cores']} cores"
-        f"{', ' + machine['gpu'] if machine['gpu'] else ''}; torch {last['versions']['torch']}.\n"
+        "unverified is from memory.\n\n"
+        f"{origin(about)}"
     )
 
 
@@ -615,11 +512,12 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def run(
-    scale_name: str,
+    *,
+    scale: str,
     table: Table,
     out: Path,
-    *,
     data: str | None = None,
+    data_root: str = "data",
     methods: Sequence[str] = METHODS,
     seeds: int | None = None,
     jobs: int = 1,
@@ -628,98 +526,62 @@ def run(
     progress: Progress | None = None,
 ) -> None:
     """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    progress = progress or Progress(quiet=True)
-    scale = SCALES[scale_name]
-    data = data or scale.data
+    size = SCALES[scale]
+    data = data or size.data
     settings = {
-        "scale": scale_name,
-        **asdict(scale),
+        "scale": scale,
+        **asdict(size),
         "data": Path(data).name,
         "m": M,
         "s": S,
         "references": references(table),
         "table": hashlib.blake2b(table.values.tobytes(), digest_size=8).hexdigest(),
     }
-    del settings["seeds"]
+    for name in ("seeds", "constants"):  # not of the rows; follows from the scale
+        del settings[name]
     launch = launch_record("experiments.nasbench201", arguments)
     with Rows(out, ("method", "seed"), settings, launch) as rows:
+        images = out / "images.pt"
         # one seed of all methods after the other: whenever it stops, all have had the same
         trials = [
-            (method, seed)
-            for seed in range(scale.seeds if seeds is None else seeds)
+            (method, seed, size, images, table if method in BY_TABLE else None, device)
+            for seed in range(size.seeds if seeds is None else seeds)
             for method in methods
-            if not rows.has(method, seed)
         ]
-        images = out / "images.pt"
-        if any(method not in BY_TABLE for method, _ in trials):
-            prepare_images(images, data, scale.images)
-        results = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
-            joblib.delayed(run_trial)(
-                method, seed, scale, images, table if method in BY_TABLE else None, device
-            )
-            for method, seed in trials
+        if any(
+            method not in BY_TABLE and not rows.has(method, seed) for method, seed, *_ in trials
+        ):
+            prepare_images(images, data, size.images, data_root)
+        run_trials(
+            rows,
+            run_trial,
+            trials,
+            table=table_text,
+            finish=lambda row: judged(row, table),
+            describe=_said,
+            jobs=jobs,
+            progress=progress,
         )
-        about = {"settings": settings, "launches": [launch]}
-        try:
-            for done, result in enumerate(results, 1):
-                row = judged(result, table)
-                rows.append(row)
-                spent = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
-                progress.say(
-                    f"{done}/{len(trials)}  {row['method']}, seed {row['seed']}: "
-                    f"{row['accuracy']['cifar10']:.2f} %, rank {row['rank']['cifar10']}{spent}"
-                )
-        finally:
-            write_atomically(out / "table.md", table_text(rows.rows, about))
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+def _said(row: dict[str, Any]) -> str:
+    spent = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
+    accuracy, rank = row["accuracy"]["cifar10"], row["rank"]["cifar10"]
+    return f"{row['method']}, seed {row['seed']}: {accuracy:.2f} %, rank {rank}{spent}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.nasbench201",
-        description="Searches on NAS-Bench-201, judged by its table.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--scale", choices=SCALES, required=True)
+    parser = Parser("nasbench201", "Searches on NAS-Bench-201, judged by its table.", SCALES)
     parser.add_argument("--table", metavar="PATH", required=True, help="the accuracies, a CSV")
-    parser.add_argument("--data", metavar="NAME", help="cifar10, digits or a folder of images")
     parser.add_argument(
         "--methods", metavar="NAME", nargs="+", default=METHODS, help="names or their beginnings"
     )
-    parser.add_argument("--seeds", metavar="N", type=_positive, help="seeds of each method")
-    parser.add_argument("--jobs", metavar="N", type=_positive, default=1, help="trials at a time")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--out", metavar="DIR", default="runs/nasbench201", help="for the results")
-    given = parser.parse_args(arguments)
-    try:
-        run(
-            given.scale,
-            Table.read(given.table),
-            Path(given.out),
-            data=given.data,
-            methods=chosen(given.methods),
-            seeds=given.seeds,
-            jobs=given.jobs,
-            device=given.device,
-            arguments=arguments,
-            progress=Progress(),
-        )
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {given.out}", file=sys.stderr)
-        return 130
-    print((Path(given.out) / "table.md").read_text())
-    return 0
+
+    def launched(table: str, methods: Sequence[str], **others: Any) -> None:
+        run(table=Table.read(table), methods=chosen(methods), **others)
+
+    return run_command(parser, launched, arguments)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _look(method: str) -> dict[str, Any]:
         marker = MARKERS[_MATRICES.index(variant["matrix"])]
         return {"color": colour, "marker": marker, "markerfacecolor": fill}
     i = [name for name in METHODS if name not in SPARSE].index(method)
-    return {"color": COLOURS[(3, 4, 5, 6)[i]], "marker": MARKERS[2 + i]}
+    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[2 + i]}
 
 
 def _stretch(ax: Axes, optimum: float, values: Sequence[float]) -> None:
@@ -168,30 +168,36 @@ def draw_trajectories(results: Results) -> Figure:
         When no method with such a cell has been run.
     """
     methods, known = results
-    by_rule = {
+    panels = {
         rule: [name for name in methods if SPARSE.get(name, {}).get("rule") == rule]
         for rule in _RULES
     }
-    by_rule = {rule: names for rule, names in by_rule.items() if names}
-    if not by_rule:
-        raise UserError("no search by sparse coding is finished: there is no trajectory")
-    figure = new_figure(PAGE_WIDTH if len(by_rule) > 1 else COLUMN_WIDTH, 2.7)
-    axes = figure.subplots(1, len(by_rule), sharey=True, squeeze=False)[0]
+    # all of a method's trajectories are of one length
+    panels["others"] = [
+        name for name, rows in methods.items() if name not in SPARSE and rows[0]["trajectory"]
+    ]
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise UserError("no search that holds a cell is finished: there is no trajectory")
+    figure = new_figure(PAGE_WIDTH if len(panels) > 1 else COLUMN_WIDTH, 2.8)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     everything: list[float] = []
-    for ax, (rule, names) in zip(axes, by_rule.items(), strict=True):
+    for ax, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             paths = np.array(
                 [[accuracy for _, accuracy in row["trajectory"]] for row in methods[name]]
             )
             low, middle, high = np.quantile(paths, (0.25, 0.5, 0.75), axis=0)
             everything += [*low]
-            colour = COLOURS[_MATRICES.index(SPARSE[name]["matrix"])]
-            dashes = "-" if SPARSE[name]["reencode"] else (0, (3, 1.5))
+            colour, dashes = _look(name)["color"], "-"
+            if name in SPARSE:  # one rule in a panel
+                colour = COLOURS[_MATRICES.index(SPARSE[name]["matrix"])]
+                dashes = "-" if SPARSE[name]["reencode"] else (0, (3, 1.5))
             x = np.arange(len(middle))
-            label = name.removeprefix(f"sparse {rule} ")
+            label = name.removeprefix(f"sparse {title} ")
             ax.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
             ax.plot(x, middle, color=colour, linestyle=dashes, linewidth=1.2, label=label)
-        tidy(ax, xlabel="epochs of search", title=rule)
+        tidy(ax, xlabel="epochs of search", title=title)
     for ax in axes:
         _stretch(ax, known["optimum"]["cifar10"], everything)
         _mark_references(ax, known)
@@ -214,10 +220,15 @@ def draw_scatter(results: Results) -> Figure:
     scored = {name: rows for name, rows in scored.items() if rows}
     if not scored:
         raise UserError("no super-net has scored cells yet")
-    figure = new_figure(PAGE_WIDTH if len(scored) > 1 else COLUMN_WIDTH, 2.9)
-    axes = figure.subplots(1, len(scored), sharey=True, squeeze=False)[0]
+    columns = min(len(scored), 3)
+    lines = -(-len(scored) // columns)
+    figure = new_figure(PAGE_WIDTH if columns > 1 else COLUMN_WIDTH, 0.3 + 2.4 * lines)
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for ax in axes.flat[len(scored) :]:
+        ax.set_visible(False)
+    shown = axes.flat[: len(scored)]
     everything: list[float] = []
-    for ax, (name, rows) in zip(axes, scored.items(), strict=True):
+    for ax, (name, rows) in zip(shown, scored.items(), strict=True):
         scores, truth = np.array([point[1:] for row in rows for point in row["scores"]]).T
         everything += [*truth]
         ax.plot(
@@ -232,12 +243,13 @@ def draw_scatter(results: Results) -> Figure:
         taus = [row["tau"] for row in rows if row["tau"] is not None]
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         tau = f"Kendall's tau {fmean(taus):.2f}" if taus else "all scores alike"
-        tidy(ax, xlabel="score with shared weights (%)", title=f"{name}: {tau}, {seeds}")
-    for ax in axes:
+        tidy(ax, xlabel="score with shared weights (%)", title=f"{name}\n{tau}, {seeds}")
+    for ax in shown:
         _stretch(ax, known["optimum"]["cifar10"], everything)
         if not ax.lines:
             note(ax, "no cells")
-    axes[0].set_ylabel(ACCURACY, fontsize=FONT_SIZE)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ACCURACY, fontsize=FONT_SIZE)
     return figure
 
 

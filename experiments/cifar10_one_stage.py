@@ -1,0 +1,227 @@
+"""CIFAR-10 in one stage: how good are the networks of a single run, and what is the single run worth?
+
+A run searches inside the target network, freezes what has settled, trains on and is folded: architecture and weights at
+once. To see what its weights are worth, the same genotype is trained from scratch twice: by the schedule that follows
+the search, and by one as long as the whole run. Varied: the seed.
+
+    python -m experiments.cifar10_one_stage --scale smoke
+    python -m experiments.cifar10_one_stage --scale small --data FOLDER --jobs 2
+    python -m experiments.cifar10_one_stage --scale paper --data cifar10
+
+``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
+``--data-root``), and networks of 8 channels and 4 cells, 20 minutes of a core for each of 5 seeds. ``paper`` has the
+published setting, more than a week of a GPU for each seed. Started again, it goes on, also within a run.
+
+The network that is trained from scratch is that of `isnas evaluate`: without the batch norms after pooling and skips
+that folding needs (0.2 per cent of the published network's parameters).
+
+Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
+machine), runs/SEED-one-stage, -retrained and -retrained-longer (run directories) and, at the smaller scales, images/.
+``python -m figures.experiments one_stage DIR`` draws the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from isnas.commands import evaluate, train
+from isnas.options import TrainOptions
+from isnas.progress import Progress
+from isnas.records import RunRecord
+from isnas.rows import markdown_table, mean_and_deviation
+from isnas.trials import run_or_resume, run_trials
+
+from ._command import Parser, opened, origin, run_command
+from ._images import Subset
+from ._runs import error, evaluation_of, images, seconds
+from ._statistics import interval_text, mean_interval
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of the experiment.
+
+    Parameters
+    ----------
+    images : Subset
+    seeds : int
+        The default of ``--seeds``.
+    options : TrainOptions
+    """
+
+    images: Subset
+    seeds: int
+    options: TrainOptions
+
+
+SCALES = {
+    "smoke": Scale(
+        Subset("digits", 128, 64),
+        2,
+        TrainOptions(channels=2, cells=3, batch_size=32, search_epochs=1, epochs=1, threads=1),
+    ),
+    "small": Scale(
+        Subset("cifar10", 4_096, 5_000),
+        5,
+        TrainOptions(search_epochs=10, epochs=20, threads=1),
+    ),
+    "paper": Scale(Subset("cifar10"), 4, TrainOptions.preset("paper")),
+}
+
+NETWORKS = {
+    "one_stage": "the single run",
+    "retrained": "its genotype from scratch, as long as the run trained after the search",
+    "retrained_longer": "its genotype from scratch, as long as the whole run",
+}
+"""The networks that are tested for each seed, in words."""
+
+PUBLISHED = (
+    ("ISTA-NAS, one-stage; cost of all", "2.36 ± 0.06", "3.37 M", "2.3 GPU-days"),
+    ("ISTA-NAS, two-stage", "2.54 ± 0.05", "3.32 M", ""),
+    ("DARTS, both levels at once on all data", "3.56 ± 0.10", "", ""),
+)
+"""Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
+
+
+def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, Any]:
+    """Search and train in one run with one seed, and train what it found twice from scratch, in whatever process."""
+    directories = {name: directory / f"{seed}-{name.replace('_', '-')}" for name in NETWORKS}
+    whole = run_or_resume(train, options, out=directories["one_stage"])
+    searched = whole.results["train"]["search_epochs"]
+    results = {"one_stage": whole.results["train"]}
+    for name, epochs in (("retrained", 0), ("retrained_longer", searched)):
+        recipe = evaluation_of(options, epochs=options.epochs + epochs)
+        done = run_or_resume(evaluate, whole.genotype, recipe, out=directories[name])
+        results[name] = done.results["evaluate"]
+    records = {name: RunRecord(path) for name, path in directories.items()}
+    spent = {name: seconds(record, record.parts[0]) for name, record in records.items()}
+    first = records["one_stage"]
+    return {
+        "seed": seed,
+        "genotype": str(whole.genotype),
+        "search_epochs": searched,
+        "folding_error": whole.results["train"]["folding_error"],
+        "search_seconds": seconds(first, "train", "search"),
+        "search_images": images(
+            first, "train", available=first.config["data"]["train"], phase="search"
+        ),
+        "errors": {name: error(result) for name, result in results.items()},
+        "parameters": {name: result["parameters"] for name, result in results.items()},
+        "multiply_adds": {name: result["multiply_adds"] for name, result in results.items()},
+        "seconds": spent,
+    }
+
+
+def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Return the results in Markdown."""
+    rows = sorted(rows, key=lambda row: row["seed"])
+    settings = about["settings"]
+    header = (
+        "network",
+        "runs",
+        "test error (%)",
+        "minus the single run's",
+        "parameters",
+        "cost of all",
+    )
+    lines = []
+    for name, text in NETWORKS.items():
+        errors = [row["errors"][name] for row in rows]
+        differences = [row["errors"][name] - row["errors"]["one_stage"] for row in rows]
+        sizes = [row["parameters"][name] / 1e6 for row in rows]
+        lines.append(
+            (
+                text,
+                str(len(rows)),
+                mean_and_deviation(errors),
+                "" if name == "one_stage" else interval_text(mean_interval(differences), sign=True),
+                f"{mean_and_deviation(sizes, 3)} M",
+                f"{mean_and_deviation([row['seconds'][name] for row in rows], 0)} s",
+            )
+        )
+    for name, value, size, cost in PUBLISHED:
+        lines.append((f"*published: {name}*", "", value, "", size, cost))
+    share = 100 * sum(row["search_seconds"] for row in rows)
+    share /= sum(row["seconds"]["one_stage"] for row in rows)
+    text = (
+        f"# CIFAR-10, one stage, scale {settings['scale']}\n\n{markdown_table(header, lines)}\n"
+        f"Mean and standard deviation over runs with different seeds; differences are in pairs of the same genotype, "
+        f"with 95 % intervals by Student's t. The search phase takes {share:.0f} % of a run's time. What is trained "
+        f"from scratch costs the run that found it besides. The folded network and the super-net's scores differ by "
+        f"at most {max(row['folding_error'] for row in rows):.0e} of the largest.\n\n"
+    )
+    header = (
+        "seed",
+        *NETWORKS,
+        "parameters",
+        "multiply-adds",
+        "epochs of search",
+        "images in search",
+    )
+    each = [
+        (
+            str(row["seed"]),
+            *(f"{row['errors'][name]:.2f}" for name in NETWORKS),
+            f"{row['parameters']['one_stage']:,}",
+            f"{row['multiply_adds']['one_stage']:,}",
+            str(row["search_epochs"]),
+            f"{row['search_images']:,}",
+        )
+        for row in rows
+    ]
+    text += f"{markdown_table([name.replace('_', ' ') for name in header], each)}\n"
+    if settings["scale"] != "paper":
+        text += "The published results are of the published setting, and no measure for networks of this size.\n\n"
+    return text + origin(about)
+
+
+def run(
+    *,
+    scale: str,
+    out: Path,
+    data: str | None = None,
+    data_root: str = "data",
+    seeds: int | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    arguments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
+    size = SCALES[scale]
+    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
+    with opened("cifar10_one_stage", ("seed",), out, **place, arguments=arguments) as (
+        rows,
+        source,
+    ):
+        options = replace(size.options, data=source, data_root=data_root, device=device)
+        trials = [
+            (seed, replace(options, seed=seed), out / "runs") for seed in range(seeds or size.seeds)
+        ]
+        run_trials(
+            rows,
+            run_trial,
+            trials,
+            table=table_text,
+            describe=lambda row: (
+                f"seed {row['seed']}: test error {row['errors']['one_stage']:.2f} %"
+            ),
+            jobs=jobs,
+            progress=progress,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
+    parser = Parser("cifar10_one_stage", "One-stage search and training on CIFAR-10.", SCALES)
+    return run_command(parser, run, arguments)
+
+
+if __name__ == "__main__":
+    # processes of joblib are sent functions by name, and can import this module but not "__main__"
+    from experiments import cifar10_one_stage
+
+    raise SystemExit(cifar10_one_stage.main())

@@ -1,0 +1,162 @@
+"""ImageNet in one stage: architecture and weights for the mobile setting, searched on ImageNet itself.
+
+One run searches inside the target network of 14 cells and 48 channels at 224 x 224 pixels, then trains for 250 epochs
+(batch 1,024, learning rate 0.5 falling linearly after 5 epochs of warm-up, weight decay 3e-5, label smoothing 0.1) and
+is folded. Varied: the seed.
+
+    python -m experiments.imagenet_one_stage --scale smoke
+    python -m experiments.imagenet_one_stage --scale small --data FOLDER
+    python -m experiments.imagenet_one_stage --scale paper --data IMAGENET
+
+IMAGENET is a folder in torchvision's layout: train/CLASS/* and val/CLASS/*. The other scales run the same program on
+small enlarged images, whose results say nothing of ImageNet: ``smoke`` takes seconds on digits, ``small`` half an hour
+of a core for a seed on 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in ``--data-root``). Started
+again, it goes on, also within a run.
+
+``paper`` takes about a month of a GPU. Several devices share it with ``torchrun --nproc-per-node 8 -m isnas train
+--preset imagenet --data IMAGENET --out DIR/runs/0``: the experiment takes a finished run that it finds there.
+
+Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
+machine), runs/SEED (run directories) and, at the smaller scales, images/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from isnas.commands import train
+from isnas.options import TrainOptions
+from isnas.progress import Progress
+from isnas.records import RunRecord
+from isnas.rows import markdown_table, mean_and_deviation
+from isnas.trials import run_or_resume, run_trials
+
+from ._command import Parser, opened, origin, run_command
+from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
+from ._images import Subset
+from ._runs import seconds
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of the experiment.
+
+    Parameters
+    ----------
+    images : Subset
+    seeds : int
+        The default of ``--seeds``.
+    options : TrainOptions
+    """
+
+    images: Subset
+    seeds: int
+    options: TrainOptions
+
+
+SCALES = {
+    "smoke": Scale(IMAGES["smoke"], 1, TrainOptions(**COMMON, **SMOKE, search_epochs=1)),
+    "small": Scale(IMAGES["small"], 2, TrainOptions(**COMMON, **SMALL, search_epochs=10)),
+    "paper": Scale(IMAGES["paper"], 1, TrainOptions.preset("imagenet")),
+}
+
+
+def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, Any]:
+    """Search and train in one run with one seed, in whatever process."""
+    done = run_or_resume(train, options, out=directory)
+    record, result = RunRecord(directory), done.results["train"]
+    return {
+        "seed": seed,
+        "genotype": str(done.genotype),
+        **errors(done, options),
+        "parameters": result["parameters"],
+        "multiply_adds": result["multiply_adds"],
+        "search_epochs": result["search_epochs"],
+        "search_seconds": seconds(record, "train", "search"),
+        "seconds": seconds(record, "train"),
+    }
+
+
+def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Return the results in Markdown."""
+    header = (
+        "network",
+        "runs",
+        "top-1 error (%)",
+        "top-5 error (%)",
+        "parameters",
+        "multiply-adds",
+        "cost",
+    )
+    line = (
+        "one run",
+        str(len(rows)),
+        mean_and_deviation([row["top1"] for row in rows]),
+        mean_and_deviation([row["top5"] for row in rows]),
+        f"{mean_and_deviation([row['parameters'] / 1e6 for row in rows], 3)} M",
+        f"{mean_and_deviation([row['multiply_adds'] / 1e6 for row in rows], 1)} M",
+        f"{mean_and_deviation([row['seconds'] for row in rows], 0)} s, all",
+    )
+    published = [(f"*published: {name}*", "", *values) for name, *values in PUBLISHED]
+    share = 100 * sum(row["search_seconds"] for row in rows) / sum(row["seconds"] for row in rows)
+    settings = about["settings"]
+    note = ""
+    if settings["scale"] != "paper":
+        note = f"These images are those of {settings['data']}, enlarged: not to be compared with ImageNet's.\n\n"
+    return (
+        f"# ImageNet, one stage, scale {settings['scale']}\n\n{markdown_table(header, [line, *published])}\n"
+        f"Mean and standard deviation over runs with different seeds; the search phase takes {share:.0f} % of a run's "
+        f"time. Multiply-adds count convolutions and the classifier; the published counts have other rules.\n\n"
+        f"{note}{origin(about)}"
+    )
+
+
+def run(
+    *,
+    scale: str,
+    out: Path,
+    data: str | None = None,
+    data_root: str = "data",
+    seeds: int | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    arguments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
+    size = SCALES[scale]
+    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
+    with opened("imagenet_one_stage", ("seed",), out, **place, arguments=arguments) as (
+        rows,
+        source,
+    ):
+        options = replace(size.options, data=source, data_root=data_root, device=device)
+        trials = [
+            (seed, replace(options, seed=seed), out / "runs" / str(seed))
+            for seed in range(seeds or size.seeds)
+        ]
+        run_trials(
+            rows,
+            run_trial,
+            trials,
+            table=table_text,
+            describe=lambda row: f"seed {row['seed']}: top-1 error {row['top1']:.2f} %",
+            jobs=jobs,
+            progress=progress,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
+    parser = Parser("imagenet_one_stage", "One-stage search and training on ImageNet.", SCALES)
+    return run_command(parser, run, arguments)
+
+
+if __name__ == "__main__":
+    # processes of joblib are sent functions by name, and can import this module but not "__main__"
+    from experiments import imagenet_one_stage
+
+    raise SystemExit(imagenet_one_stage.main())

@@ -1,0 +1,180 @@
+"""From CIFAR-10 to ImageNet: how good are architectures on ImageNet that were found on CIFAR-10?
+
+The network of a genotype is trained from scratch in the mobile setting: 14 cells, 48 channels, 224 x 224 pixels, 250
+epochs, batch 1,024, learning rate 0.5 falling linearly after 5 epochs of warm-up, weight decay 3e-5, label smoothing
+0.1. Varied: the genotype and the seed.
+
+    python -m experiments.imagenet_transfer --scale smoke
+    python -m experiments.imagenet_transfer --scale small --data FOLDER --genotype ISTA_twostage runs/mine/genotype.json
+    python -m experiments.imagenet_transfer --scale paper --data IMAGENET --genotype ISTA_twostage
+
+A genotype is a published one by name, or a file such as a run's genotype.json; without the argument all that ISTA-NAS
+and DARTS have found on CIFAR-10 are trained. IMAGENET is a folder in torchvision's layout: train/CLASS/* and
+val/CLASS/*. The other scales run the same program on small enlarged images, whose results say nothing of ImageNet:
+``smoke`` takes seconds on digits, ``small`` a quarter of an hour of a core for a genotype with a seed on 4,096 images
+of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in ``--data-root``). Started again, it goes on, also within a run
+and with more genotypes.
+
+Written to DIR (``--out``): rows.jsonl (a row for every genotype and seed), table.md, about.json (settings, commands,
+versions, machine), runs/ (run directories) and, at the smaller scales, images/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from isnas.commands import evaluate
+from isnas.genotype import GENOTYPES, Genotype
+from isnas.options import EvaluateOptions
+from isnas.progress import Progress
+from isnas.records import RunRecord
+from isnas.rows import markdown_table, mean_and_deviation
+from isnas.trials import run_or_resume, run_trials
+
+from ._command import Parser, opened, origin, run_command
+from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
+from ._images import Subset
+from ._runs import seconds
+
+GIVEN = ("ISTA_twostage", "ISTA_onestage", "DARTS_V2")
+"""The genotypes that are trained when none is given."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of the experiment.
+
+    Parameters
+    ----------
+    images : Subset
+    seeds : int
+        The default of ``--seeds``.
+    options : EvaluateOptions
+    """
+
+    images: Subset
+    seeds: int
+    options: EvaluateOptions
+
+
+SCALES = {
+    "smoke": Scale(IMAGES["smoke"], 1, EvaluateOptions(**COMMON, **SMOKE)),
+    "small": Scale(IMAGES["small"], 2, EvaluateOptions(**COMMON, **SMALL)),
+    "paper": Scale(IMAGES["paper"], 1, EvaluateOptions.preset("imagenet")),
+}
+
+
+def run_trial(text: str, seed: int, options: EvaluateOptions, directory: Path) -> dict[str, Any]:
+    """Train the network of a genotype (in text form) with one seed, in whatever process."""
+    done = run_or_resume(evaluate, Genotype.parse(text), options, out=directory)
+    result = done.results["evaluate"]
+    return {
+        "genotype": text,
+        "seed": seed,
+        **errors(done, options),
+        "parameters": result["parameters"],
+        "multiply_adds": result["multiply_adds"],
+        "seconds": seconds(RunRecord(directory), "evaluate"),
+    }
+
+
+def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Return the results in Markdown."""
+    header = (
+        "genotype",
+        "runs",
+        "top-1 error (%)",
+        "top-5 error (%)",
+        "parameters",
+        "multiply-adds",
+        "cost",
+    )
+    known = {str(genotype): name for name, genotype in GENOTYPES.items()}
+    lines, unknown = [], []
+    for text in dict.fromkeys(row["genotype"] for row in rows):
+        of_genotype = [row for row in rows if row["genotype"] == text]
+        if text not in known:
+            unknown.append(text)
+        lines.append(
+            (
+                known.get(text, f"given {len(unknown)}"),
+                str(len(of_genotype)),
+                mean_and_deviation([row["top1"] for row in of_genotype]),
+                mean_and_deviation([row["top5"] for row in of_genotype]),
+                f"{of_genotype[0]['parameters'] / 1e6:.3f} M",
+                f"{of_genotype[0]['multiply_adds'] / 1e6:.1f} M",
+                f"{mean_and_deviation([row['seconds'] for row in of_genotype], 0)} s",
+            )
+        )
+    lines += [(f"*published: {name}*", "", *values) for name, *values in PUBLISHED]
+    settings = about["settings"]
+    note = "".join(f"Given {i}: `{text}`\n\n" for i, text in enumerate(unknown, 1))
+    if settings["scale"] != "paper":
+        note += f"These images are those of {settings['data']}, enlarged: not to be compared with ImageNet's.\n\n"
+    return (
+        f"# From CIFAR-10 to ImageNet, scale {settings['scale']}\n\n{markdown_table(header, lines)}\n"
+        "Mean and standard deviation over seeds. Multiply-adds count convolutions and the classifier; the published "
+        f"counts have other rules.\n\n{note}{origin(about)}"
+    )
+
+
+def run(
+    *,
+    scale: str,
+    out: Path,
+    genotype: Sequence[str] = GIVEN,
+    data: str | None = None,
+    data_root: str = "data",
+    seeds: int | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    arguments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
+    size = SCALES[scale]
+    texts = dict.fromkeys(str(Genotype.load(name)) for name in genotype)
+    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
+    key = ("genotype", "seed")
+    with opened("imagenet_transfer", key, out, **place, arguments=arguments) as (rows, source):
+        options = replace(size.options, data=source, data_root=data_root, device=device)
+        trials = []
+        for seed in range(seeds or size.seeds):
+            for text in texts:
+                name = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+                trials.append(
+                    (text, seed, replace(options, seed=seed), out / "runs" / f"{name}-{seed}")
+                )
+        run_trials(
+            rows,
+            run_trial,
+            trials,
+            table=table_text,
+            describe=lambda row: f"seed {row['seed']}: top-1 error {row['top1']:.2f} %",
+            jobs=jobs,
+            progress=progress,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
+    parser = Parser("imagenet_transfer", "Genotypes found on CIFAR-10, on ImageNet.", SCALES)
+    parser.add_argument(
+        "--genotype",
+        metavar="NAME|FILE",
+        nargs="+",
+        default=GIVEN,
+        help=f"a file, or {', '.join(GENOTYPES)} (default {' '.join(GIVEN)})",
+    )
+    return run_command(parser, run, arguments)
+
+
+if __name__ == "__main__":
+    # processes of joblib are sent functions by name, and can import this module but not "__main__"
+    from experiments import imagenet_transfer
+
+    raise SystemExit(imagenet_transfer.main())
