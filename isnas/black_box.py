@@ -6,13 +6,12 @@ remembered: an architecture that a search comes to again is asked for again.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -20,78 +19,20 @@ from .choices import WIRINGS, Choices
 from .controller import Controller, Policy, Reinforce, SoftmaxPolicy
 from .errors import UserError
 from .genotype import Genotype
-from .options import option_fields
+from .options import BaseOptions
 
 Ask = Callable[[Genotype], float]
 """Returns the signal of an architecture, higher is better; raises `OutOfBudget` when no more may be asked for."""
-
-Options = TypeVar("Options", bound="BlackBoxOptions")
 
 
 class OutOfBudget(Exception):
     """No more architectures may be asked for."""
 
 
-@dataclass(frozen=True)
-class BlackBoxOptions:
-    """What the options of all these searches have in common: presets, and ranges that are checked.
-
-    Raises
-    ------
-    UserError
-        When a value is out of its range.
-    """
+class BlackBoxOptions(BaseOptions):
+    """What the options of all these searches have in common."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {}, "paper": {}}
-    least: ClassVar[dict[str, float]] = {}
-    """Least allowed values."""
-    most: ClassVar[dict[str, float]] = {}
-    """Largest allowed values."""
-    above_zero: ClassVar[tuple[str, ...]] = ()
-    """Options that must be above 0."""
-
-    def __post_init__(self) -> None:
-        for field in option_fields(type(self)):
-            name, value = field.name, getattr(self, field.name)
-            if value is None and field.optional:
-                continue
-            if field.choices:
-                if value not in field.choices:
-                    raise UserError(
-                        f"{name} must be one of {', '.join(field.choices)}, got {value!r}"
-                    )
-            elif field.type is int or field.type is float:
-                whole = field.type is int
-                if type(value) is not int and (whole or type(value) is not float):
-                    words = "whole number" if whole else "number"
-                    raise UserError(f"{name} must be a {words}, got {value!r}")
-                if not math.isfinite(value):
-                    raise UserError(f"{name} must be finite, got {value!r}")
-                if name in self.above_zero and value <= 0:
-                    raise UserError(f"{name} must be above 0, got {value!r}")
-                if value < self.least.get(name, -math.inf):
-                    raise UserError(f"{name} must be at least {self.least[name]}, got {value!r}")
-                if value > self.most.get(name, math.inf):
-                    raise UserError(f"{name} must be at most {self.most[name]}, got {value!r}")
-            elif not isinstance(value, tuple) or not all(type(each) is str for each in value):
-                raise UserError(f"{name} must be names, got {value!r}")
-
-    @classmethod
-    def preset(cls: type[Options], name: str, **changes: Any) -> Options:
-        """Return the options of a preset, with these changes.
-
-        Raises
-        ------
-        UserError
-            When there is no such preset, or a value is out of its range.
-        """
-        if name not in cls.presets:
-            raise UserError(f"preset must be one of {', '.join(cls.presets)}, got {name!r}")
-        return cls(**{**cls.presets[name], **changes})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class DartsOptions(RunOptions):
         "architecture_learning_rate": 0,
         "architecture_weight_decay": 0,
     }
+    most: ClassVar[dict[str, float]] = {"order": 2}
 
     min_learning_rate: float = 0.001
     s: int | tuple[int, ...] = 2
@@ -121,8 +122,6 @@ class DartsOptions(RunOptions):
         super().__post_init__()
         if min(self.s if isinstance(self.s, tuple) else (self.s,), default=0) < 1:
             raise UserError(f"s must be whole numbers of at least 1, got {self.s!r}")
-        if self.order > 2:
-            raise UserError(f"order must be 1 or 2, got {self.order}")
         if self.warm_up >= self.epochs:
             raise UserError(
                 f"warm_up must be below epochs, {self.epochs}, or nothing is searched; "

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -521,7 +522,7 @@ class LazyImages:
         label = bisect_right(self.starts, i) - 1
         first = self.starts[label]
         end = self.starts[label + 1] if label + 1 < len(self.starts) else len(self)
-        for j in (*range(i, end), *range(first, i)):
+        for j in chain(range(i, end), range(first, i)):
             if j not in self._corrupt:
                 yield j
 

@@ -16,7 +16,6 @@ import torch
 
 from .controller import Controller, Reinforce, Sample
 from .data import Batches, Dataset
-from .errors import UserError
 from .genotype import Genotype
 from .path_search import PathOptions, PathSearch
 from .randomness import generator
@@ -93,6 +92,7 @@ class EnasOptions(PathOptions):
         "controller_hidden": 1,
     }
     below_one: ClassVar[tuple[str, ...]] = ("baseline_decay",)
+    above_zero: ClassVar[tuple[str, ...]] = ("temperature", "tanh_constant", "op_tanh_reduce")
 
     min_learning_rate: float = 0.001
     controller_steps: int = 4
@@ -105,12 +105,6 @@ class EnasOptions(PathOptions):
     temperature: float = 1.0
     tanh_constant: float = 1.1
     op_tanh_reduce: float = 2.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("temperature", "tanh_constant", "op_tanh_reduce"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)!r}")
 
 
 class EnasSearch(PathSearch):

@@ -94,6 +94,7 @@ class HmNasOptions(RunOptions):
         "fine_tuning_learning_rate": 0,
         "cutout": 0,
     }
+    above_zero: ClassVar[tuple[str, ...]] = ("joint_share", "mask_share")
 
     min_learning_rate: float = 0.001
     joint_share: float = 0.4
@@ -111,9 +112,6 @@ class HmNasOptions(RunOptions):
         super().__post_init__()
         if self.epochs < 3:
             raise UserError(f"epochs must be at least 3, one of each phase, got {self.epochs}")
-        for name in ("joint_share", "mask_share"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, got {getattr(self, name)!r}")
         if self.joint_share + self.mask_share >= 1:
             raise UserError(
                 f"joint_share + mask_share must be below 1, to leave epochs for fine-tuning, got "

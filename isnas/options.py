@@ -26,6 +26,10 @@ class BaseOptions:
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     least: ClassVar[dict[str, float]] = {}
     """Least allowed values of a class's own options; those that are not here are checked where they are used."""
+    most: ClassVar[dict[str, float]] = {}
+    """Largest allowed values."""
+    above_zero: ClassVar[tuple[str, ...]] = ()
+    """Options that must be above 0."""
     below_one: ClassVar[tuple[str, ...]] = ()
     """Options that must be below 1."""
 
@@ -354,6 +358,8 @@ class TrainOptions(SparseCodeOptions, EvaluateOptions):
 def _check_ranges(options: BaseOptions) -> None:
     classes = [cls for cls in type(options).__mro__ if issubclass(cls, BaseOptions)]
     least_of = {name: least for cls in classes for name, least in cls.least.items()}
+    most_of = {name: most for cls in classes for name, most in cls.most.items()}
+    above_zero = {name for cls in classes for name in cls.above_zero}
     below_one = {name for cls in classes for name in cls.below_one}
     for field in option_fields(type(options)):
         value = getattr(options, field.name)
@@ -370,6 +376,11 @@ def _check_ranges(options: BaseOptions) -> None:
         least = least_of.get(field.name)
         if least is not None and value < least:
             raise UserError(f"{field.name} must be at least {least}, got {value!r}")
+        most = most_of.get(field.name)
+        if most is not None and value > most:
+            raise UserError(f"{field.name} must be at most {most}, got {value!r}")
+        if field.name in above_zero and value <= 0:
+            raise UserError(f"{field.name} must be above 0, got {value!r}")
         if field.name in below_one and value >= 1:
             raise UserError(f"{field.name} must be below 1, got {value!r}")
         if field.choices and value not in field.choices:

@@ -431,7 +431,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"order": 3}, "order must be 1 or 2, got 3"),
+            ({"order": 3}, "order must be at most 2, got 3"),
             ({"order": 0}, "order must be at least 1"),
             ({"partial": 0}, "partial must be at least 1"),
             ({"s": 0}, "s must be whole numbers of at least 1, got 0"),
