@@ -25,6 +25,7 @@ setup(
         "scipy>=1.15",
         "scikit-learn>=1.6",
         "matplotlib>=3.10",
+        "joblib>=1.4",  # trials side by side and on clusters; scikit-learn needs it, too
         "tqdm>=4.67",  # progress bars with time left; well kept, no dependencies
     ],
     extras_require={

@@ -33,8 +33,10 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     Raises
     ------
     UserError
-        When an active operation has no closing batch norm to absorb its coefficient.
+        When an active operation has no closing batch norm to absorb its coefficient, or works on a part of the channels.
     """
+    if supernet.options.partial > 1:
+        raise UserError("fold needs a super-net that works on all channels (partial=1)")
     if supernet.options.closing_norm != "all":
         raise UserError(
             "fold needs a super-net whose operations all end in a batch norm "

@@ -24,6 +24,8 @@ from isnas import (
     genotype_of,
 )
 from isnas.genotype import random_genotype
+from isnas.operations import bypassing
+from isnas.softmax_code import SoftmaxCode
 
 KINDS = DARTS_SPACE.kinds
 Fill = Callable[[nn.Module, int], None]
@@ -182,3 +184,11 @@ def test_a_supernet_without_all_batch_norms_is_refused(closing_norm: str) -> Non
     supernet = build_supernet(NetworkOptions(2, 3, 4, 1, closing_norm=closing_norm))
     with pytest.raises(UserError, match="closing_norm"):
         fold(supernet, drawn(0, torch.float32))
+
+
+def test_a_supernet_of_partial_channels_is_refused() -> None:
+    space = bypassing(DARTS_SPACE)
+    supernet = build_supernet(NetworkOptions(4, 3, 4, 1, closing_norm="all", partial=2), space)
+    code = SoftmaxCode(space)
+    with pytest.raises(UserError, match="partial=1"):
+        fold(supernet, code.coefficients())
