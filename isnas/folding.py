@@ -33,7 +33,7 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     Raises
     ------
     UserError
-        When an active operation has no closing batch norm to absorb its coefficient, or works on a part of the channels.
+        When an active operation has no closing batch norm to absorb its coefficient, or works on some channels only.
     """
     if supernet.options.partial > 1:
         raise UserError("fold needs a super-net that works on all channels (partial=1)")
