@@ -39,7 +39,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,7 @@ from isnas.trials import run_trials
 from isnas.two_stage import TwoStageSearch
 
 from ._command import Parser, origin, run_command
+from ._statistics import interval_text, mean_interval
 
 SPARSE: dict[str, dict[str, Any]] = {
     f"sparse {rule} {matrix}{' reencoded' if reencode else ''}": {
@@ -428,6 +429,57 @@ def references(table: Table) -> dict[str, dict[str, float]]:
     }
 
 
+FACTORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "re-encoding": ("with and without", {"reencode": True}, {"reencode": False}),
+    "matrix": ("Gaussian and uniform", {"matrix": "gaussian"}, {"matrix": "uniform"}),
+    "rule path": ("and truncate", {"rule": "path"}, {"rule": "truncate"}),
+    "rule best_subset": ("and truncate", {"rule": "best_subset"}, {"rule": "truncate"}),
+}
+"""What is compared in the variants of sparse coding, all else being equal."""
+
+
+def factor_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what each factor of sparse coding does, and whether a search gets anywhere, in Markdown.
+
+    One value for each seed, the mean over all settings of the other factors; the interval is Student's.
+    """
+    found = {
+        (row["method"], row["seed"]): row["accuracy"]["cifar10"]
+        for row in rows
+        if row["method"] in SPARSE
+    }
+    seeds = {seed for _, seed in found}
+    whole = [seed for seed in sorted(seeds) if all((name, seed) in found for name in SPARSE)]
+    if len(whole) < 2:
+        return ""
+    lines = []
+    for factor, (text, one, other) in FACTORS.items():
+        pairs = [
+            (a, b)
+            for a, variant in SPARSE.items()
+            for b, against in SPARSE.items()
+            if one.items() <= variant.items() and {**variant, **other} == against
+        ]
+        differences = [fmean(found[a, seed] - found[b, seed] for a, b in pairs) for seed in whole]
+        lines.append((f"{factor}: {text}", interval_text(mean_interval(differences), sign=True)))
+    gains = [
+        fmean(
+            row["accuracy"]["cifar10"] - row["trajectory"][0][1]
+            for row in rows
+            if row["method"] in SPARSE and row["seed"] == seed
+        )
+        for seed in whole
+    ]
+    lines.append(
+        ("end and random start of the search", interval_text(mean_interval(gains), sign=True))
+    )
+    return (
+        "Sparse coding: mean difference of the accuracy on CIFAR-10 between\n\n"
+        f"{markdown_table(('what', 'difference [95 % interval]'), lines)}\n"
+        f"paired by seed ({len(whole)}), over all variants alike.\n\n"
+    )
+
+
 def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     """Return the results in Markdown."""
     settings = about["settings"]
@@ -486,6 +538,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "brackets the number of seeds that it was measured for.\n\n"
         "Published results stand as quoted by others; none was compared with the authors' own text, and the one marked "
         "unverified is from memory.\n\n"
+        f"{factor_text(rows)}"
         f"{origin(about)}"
     )
 

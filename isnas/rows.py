@@ -199,8 +199,8 @@ def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
     >>> mean_and_deviation([1.0, 3.0])
     '2.00 ± 1.41'
     """
-    mean = f"{fmean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {stdev(values):.{digits}f}"
+    mean = f"{fmean(values):,.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {stdev(values):,.{digits}f}"
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
