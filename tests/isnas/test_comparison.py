@@ -569,7 +569,7 @@ def test_interrupted_command(folder: Path, tmp_path: Path) -> None:
         start_new_session=True,
     )
     for line in started.stderr:
-        if "1/" in line:
+        if line.startswith("1/"):
             break
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does
     _, errors = started.communicate(timeout=120)
