@@ -637,8 +637,9 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
             )
         )
     machine = last["machine"]
+    budget = Budget.parse(settings["budget"])
     text = (
-        f"# Methods compared on {settings['data']}, {settings['budget']} of search each\n\n"
+        f"# Methods compared on {settings['data']}, {budget.amount:g} {budget.unit} of search each\n\n"
         f"{markdown_table(_HEADER, lines)}\n"
         f"{_meaning(settings)}\n\n"
     )
