@@ -25,8 +25,8 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
 TABLE is a CSV as `isnas.nasbench201.Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds
 of a core for a search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in
 all; ``medium`` takes 100 seconds for one on 4,096 images with twice the channels; ``paper`` has the benchmark's setting
-of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another backend takes them to
-a cluster.
+of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another
+backend takes them to a cluster.
 
 Written to DIR: rows.jsonl (a row for every trial), table.md, about.json (settings, command, versions, machine), and
 images.pt, the images that the trials share. ``python -m figures.nasbench201`` draws the rows.
