@@ -321,7 +321,7 @@ class TestRows:
         for method in ("toy-shared", "toy-asking"):
             assert sum(line.startswith(f"| {method} | 2 |") for line in lines) == 1
         assert sum(line.startswith(f"| {SAMPLED} | 3 |") for line in lines) == 1
-        for words in ("a third of those forwarded only", "Kendall's tau", "200images"):
+        for words in ("a third of those forwarded only", "Kendall's tau", "200 images"):
             assert words in text
 
     def test_a_search_sees_no_test_images(self, data: Dataset, toys: None) -> None:
