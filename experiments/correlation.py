@@ -34,10 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from isnas.commands import evaluate
-from isnas.data import Batches, Dataset
+from isnas.data import Dataset
 from isnas.engine import Stage
 from isnas.genotype import Genotype, random_genotype
 from isnas.options import EvaluateOptions, RunOptions
@@ -46,13 +45,13 @@ from isnas.randomness import generator
 from isnas.records import RunRecord
 from isnas.rows import markdown_table
 from isnas.space import DARTS_SPACE
-from isnas.supernet_search import shared_accuracy
+from isnas.supernet_search import scoring_batches, shared_accuracy
 from isnas.trials import run_or_resume, run_trials
 
 from ._command import Parser, opened, origin, run_command
 from ._images import Subset
 from ._runs import seconds
-from ._searches import SEARCHES, SHARING, halves, run_search, search_options
+from ._searches import SEARCHES, SHARING, run_search, search_options
 from ._statistics import ceiling, interval_text, mean_tau
 
 ALONE = "alone"
@@ -135,17 +134,8 @@ def scores(
 ) -> list[float]:
     """Return the accuracies, 0 to 1, of architectures with a super-net's weights on images it has not learnt from."""
     seed = stage.options.seed
-    half = halves(dataset, seed)[1]
-    # mixed first: folders are read class by class, and batches of one class would have its statistics
-    order = torch.randperm(len(half), generator=generator(seed, "scoring images"))
-    batches = Batches(
-        dataset,
-        batch_size=stage.options.batch_size,
-        indices=half[order[:number]],
-        augment=False,
-        shuffle=False,
-        drop_last=True,
-        device=stage.device,
+    batches = scoring_batches(
+        dataset, seed=seed, batch_size=stage.options.batch_size, device=stage.device, images=number
     )
     images = list(batches.epoch(0))
     return [shared_accuracy(stage.network, stage.alone(genotype), images) for genotype in genotypes]

@@ -59,7 +59,7 @@ from isnas.black_box import (
 )
 from isnas.choices import Choices
 from isnas.darts import DartsOptions, DartsSearch
-from isnas.data import Batches, Dataset, load_dataset, split_indices
+from isnas.data import Dataset, load_dataset
 from isnas.enas import EnasOptions, EnasSearch
 from isnas.engine import drive
 from isnas.errors import UserError
@@ -83,7 +83,7 @@ from isnas.random_sharing import RandomSharingOptions, RandomSharingSearch
 from isnas.randomness import generator
 from isnas.referee import Meter
 from isnas.rows import Rows, launch_record, markdown_table, mean_and_deviation
-from isnas.supernet_search import SupernetSearch, shared_accuracy
+from isnas.supernet_search import SupernetSearch, scoring_batches, shared_accuracy
 from isnas.training import resolve_device
 from isnas.trials import run_trials
 from isnas.two_stage import TwoStageSearch
@@ -278,17 +278,12 @@ def scores(stage: SupernetSearch, scale: Scale, dataset: Dataset, seed: int) -> 
 
     The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
     """
-    half = split_indices(len(dataset.train_labels), 0.5, seed)[1]
-    # mixed first: folders are read class by class, and batches of one class would have its statistics
-    order = torch.randperm(len(half), generator=generator(seed, "scoring images"))
-    batches = Batches(
+    batches = scoring_batches(
         dataset,
+        seed=seed,
         batch_size=scale.batch_size,
-        indices=half[order[: scale.scoring_images]],
-        augment=False,
-        shuffle=False,
-        drop_last=False,
         device=stage.device,
+        images=scale.scoring_images,
     )
     images = list(batches.epoch(0))
     random = generator(seed, "scored cells")

@@ -44,7 +44,7 @@ from .randomness import generator
 from .referee import Budget, Meter, epoch_cost
 from .space import Space
 from .supernet import CellNetwork
-from .supernet_search import shared_accuracy
+from .supernet_search import scoring_batches, shared_accuracy
 from .training import Training, network_options, score
 from .two_stage import TwoStageSearch
 
@@ -305,34 +305,25 @@ def child_accuracy(genotype: Genotype, setting: Setting, seed: int) -> float:
     except Diverged:
         return 0.0
     second = split_indices(setting.images, 0.5, seed)[1]
-    batches = _second_half(setting, second, 4 * setting.child.batch_size, drop_last=False)
+    batches = Batches(
+        setting.dataset,
+        batch_size=4 * setting.child.batch_size,
+        indices=second,
+        augment=False,
+        shuffle=False,
+        drop_last=False,
+        device=setting.device,
+    )
     return score(training.network, batches)["test_accuracy"]
 
 
 def shared_signal(stage: Stage, genotype: Genotype, setting: Setting, options: Any) -> float:
     """Return the accuracy, 0 to 1, of an architecture with a search's shared weights on the second half of the data."""
-    half = split_indices(setting.images, 0.5, options.seed)[1]
-    # mixed first: folders are read class by class, and batches of one class would have its statistics
-    order = torch.randperm(len(half), generator=generator(options.seed, "scoring images"))
-    # an incomplete batch, too, has poor statistics
-    batches = _second_half(setting, half[order], options.batch_size, drop_last=True)
+    batches = scoring_batches(
+        setting.dataset, seed=options.seed, batch_size=options.batch_size, device=setting.device
+    )
     network = getattr(stage, "supernet", stage.network)
     return shared_accuracy(network, stage.alone(genotype), batches.epoch(0))
-
-
-def _second_half(
-    setting: Setting, indices: torch.Tensor, batch_size: int, drop_last: bool
-) -> Batches:
-    """Return training images in batches to test on: as they are, each once."""
-    return Batches(
-        setting.dataset,
-        batch_size=batch_size,
-        indices=indices,
-        augment=False,
-        shuffle=False,
-        drop_last=drop_last,
-        device=setting.device,
-    )
 
 
 METHODS: dict[str, Method] = {

@@ -14,11 +14,10 @@ from .data import Batches, Dataset
 from .errors import UserError
 from .genotype import Genotype
 from .options import RunOptions
-from .randomness import generator
 from .run import Run
 from .space import Space
 from .supernet import CellNetwork
-from .supernet_search import Batch, SupernetSearch, shared_accuracy
+from .supernet_search import Batch, SupernetSearch, scoring_batches, shared_accuracy
 
 
 @dataclass(frozen=True)
@@ -147,21 +146,14 @@ class PathSearch(SupernetSearch):
         return {**self.weights.stateful(), "scores": self.scores}
 
     def validation(self, images: int | None = None) -> Batches:
-        """Return batches of the second half to score architectures by: so many images, the same ones always, unvaried.
-
-        They are mixed first: folders are read class by class, and batches of one class would have its statistics. An
-        incomplete batch is left out unless it is the only one: few images make poor statistics.
-        """
-        half = self.valid_batches.indices
-        drawn = generator(self.options.seed, "validation images")
-        return Batches(
+        """Return batches of the second half to score architectures by, see `scoring_batches`."""
+        return scoring_batches(
             self.dataset,
+            seed=self.options.seed,
             batch_size=self.options.batch_size,
-            indices=half[torch.randperm(len(half), generator=drawn)[:images]],
-            augment=False,
-            shuffle=False,
-            drop_last=True,
             device=self.device,
+            images=images,
+            name="validation images",
         )
 
     def score(self, genotype: Genotype, batches: Iterable[Batch]) -> float:

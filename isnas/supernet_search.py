@@ -15,6 +15,7 @@ from .engine import Stage
 from .genotype import Genotype
 from .operations import BatchNorm
 from .options import RunOptions
+from .randomness import generator
 from .space import Space
 from .supernet import CellNetwork, Coefficients, train_affine
 from .training import Weights, hits, send
@@ -124,6 +125,45 @@ def ones(genotype: Genotype, network: CellNetwork, device: torch.device) -> dict
         kind: Coefficients(torch.ones(len(places), device=device), places)
         for kind, places in genotype.places(network.space).items()
     }
+
+
+def scoring_batches(
+    dataset: Dataset,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    images: int | None = None,
+    name: str = "scoring images",
+) -> Batches:
+    """Return batches of the second half of the training data to score architectures by: the same ones always, unvaried.
+
+    They are mixed first: folders are read class by class, and batches of one class would have its statistics. An
+    incomplete batch is left out unless it is the only one: few images make poor statistics.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    seed : int
+        Of the search, which has divided the data.
+    batch_size : int
+    device : torch.device
+    images : int, optional
+        How many at most; by default all.
+    name : str
+        Of this draw of random numbers.
+    """
+    half = split_indices(len(dataset.train_labels), 0.5, seed)[1]
+    order = torch.randperm(len(half), generator=generator(seed, name))
+    return Batches(
+        dataset,
+        batch_size=batch_size,
+        indices=half[order[:images]],
+        augment=False,
+        shuffle=False,
+        drop_last=True,
+        device=device,
+    )
 
 
 @torch.no_grad()
