@@ -30,7 +30,7 @@ commands, versions, machine), runs/ (run directories) and, at the smaller scales
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -44,6 +44,7 @@ from isnas.commands import evaluate, from_scratch, train
 from isnas.data import Dataset
 from isnas.engine import Stage
 from isnas.genotype import Genotype, random_genotype
+from isnas.memory import saved_bytes
 from isnas.options import EvaluateOptions, RunOptions
 from isnas.progress import Progress
 from isnas.randomness import generator
@@ -156,25 +157,6 @@ def random_images(number: int, side: int) -> Dataset:
     labels = torch.arange(number) % 10
     classes = tuple(map(str, range(10)))
     return Dataset("noise", pixels, labels, pixels[:1], labels[:1], classes, (0.5,) * 3, (0.3,) * 3)
-
-
-def saved_bytes(loss: Callable[[], Tensor], kept: Iterable[Tensor]) -> int:
-    """Return the bytes that autograd saves while `loss` is computed, without those of the tensors `kept`."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in kept}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = (
-            storage.nbytes()
-        )  # alive, and so at no other's place, until the end
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = loss()
-    total = sum(size for place, size in saved.items() if place not in known)
-    del result
-    return total
 
 
 def build_step(method: str, options: RunOptions, dataset: Dataset, device: torch.device) -> Stage:

@@ -494,7 +494,9 @@ def _search_parts(
     run: Run, options: SearchOptions, dataset: Dataset, device: torch.device
 ) -> list[Part]:
     recipe = dataclasses.replace(
-        evaluation_recipe(options, options.seed), sync_batch_norm=options.sync_batch_norm
+        evaluation_recipe(options, options.seed),
+        sync_batch_norm=options.sync_batch_norm,
+        precision=options.precision,
     )
     if options.evaluation_epochs:
         check_batch_size(recipe.batch_size, processes())

@@ -75,6 +75,7 @@ DECIDED = {
     "checkpoint_steps",
     "tensorboard",
     "sync_batch_norm",
+    "precision",
     "evaluation_preset",
     "evaluation_epochs",
     "evaluation_channels",

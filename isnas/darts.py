@@ -250,7 +250,8 @@ class DartsSearch(SupernetSearch):
     def _loss(self, weights: NamedWeights, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss and the scores with these weights, and the present ones where there are none."""
         x, y = batch
-        logits = functional_call(self.network, dict(weights), (x, self.code.coefficients()))
+        with self.weights.precision(x.device):
+            logits = functional_call(self.network, dict(weights), (x, self.code.coefficients()))
         return self.weights.cross_entropy(logits, y), logits
 
     def _unroll(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -314,7 +314,8 @@ class _SynchronisedNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         channels = x.shape[1]
-        own_var, own_mean = torch.var_mean(x, _IMAGES, correction=0)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        own_var, own_mean = torch.var_mean(exact, _IMAGES, correction=0)
         own = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() // channels)])
         every = own.new_empty(processes() * len(own))
         with _reported():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from .errors import UserError
 from .genotype import Genotype
+from .space import Place
 from .supernet import CellNetwork, Coefficients
 
 
@@ -43,18 +44,27 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
             f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
         )
     places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
-    folded = supernet.discrete(places)
-    like = next(supernet.parameters())
-    folded = folded.to_empty(device=like.device).to(like.dtype)
-    state = supernet.state_dict()
-    folded.load_state_dict({name: state[name] for name in folded.state_dict()})
+    folded = extract(supernet, places)
     for kind in supernet.space.kinds:
         for place, value in zip(places[kind], coefficients[kind].values.unbind(), strict=True):
             for operation in folded.operations_at(kind, [place]):
                 operation.norm.weight.mul_(value)
                 operation.norm.bias.mul_(value)
-    folded.drop_path.rate = supernet.drop_path.rate
-    return folded.train(supernet.training)
+    return folded
+
+
+def extract(supernet: CellNetwork, places: Mapping[str, Iterable[Place]]) -> CellNetwork:
+    """Return the discrete network of these places with copies of the super-net's weights, all of them trainable.
+
+    On the super-net's device and in its mode. It computes what the super-net computes with coefficients of 1.
+    """
+    found = supernet.discrete(places)
+    like = next(supernet.parameters())
+    found = found.to_empty(device=like.device).to(like.dtype)
+    state = supernet.state_dict()
+    found.load_state_dict({name: state[name] for name in found.state_dict()})
+    found.drop_path.rate = supernet.drop_path.rate
+    return found.train(supernet.training)
 
 
 def genotype_of(network: CellNetwork) -> Genotype:

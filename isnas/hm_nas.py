@@ -231,7 +231,8 @@ class HmNasSearch(SupernetSearch):
             self.code_optimizer.zero_grad(set_to_none=True)
         elif self.phase == "masks":
             inputs = (x, self.code.masked_coefficients())
-            logits = functional_call(self.supernet, self.weight_masks(), inputs)
+            with self.weights.precision(x.device):
+                logits = functional_call(self.supernet, self.weight_masks(), inputs)
             loss = self.weights.cross_entropy(logits, y)
             loss.backward()
             self.mask_optimizer.step()

@@ -1,16 +1,42 @@
-"""How much memory a piece of work needs at most."""
+"""How much memory a piece of work needs: at most, and for the backward pass."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def saved_bytes(forward: Callable[[], Tensor], kept: Iterable[Tensor] = ()) -> int:
+    """Return the bytes that autograd keeps for the backward pass: on any device, exactly, each storage once.
+
+    Parameters
+    ----------
+    forward : callable
+        The forward pass; returns a tensor that needs a gradient.
+    kept : iterable of Tensor
+        What is in memory anyway, such as weights and images, and does not count.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in kept}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # held, so that its address stays its own
+        saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    if not result.requires_grad:
+        raise ValueError("the forward pass must return a tensor that needs a gradient")
+    return sum(storage.nbytes() for place, storage in saved.items() if place not in known)
 
 
 @dataclass

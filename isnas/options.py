@@ -109,6 +109,9 @@ class RunOptions(BaseOptions):
         Images in a step, of all processes together.
     sync_batch_norm : bool
         Whether batch norm takes the statistics of all processes' images, where several train together (torchrun).
+    precision : {"float32", "bfloat16"}
+        What convolutions compute in while training; weights, batch norms' statistics, codes and tests stay float32.
+        bfloat16 is for GPUs: it takes half the memory there, and on most CPUs twice the time.
     epochs : int
         Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
     learning_rate : float
@@ -168,6 +171,7 @@ class RunOptions(BaseOptions):
     stem: Literal["cifar", "imagenet"] = "cifar"
     batch_size: int = 64
     sync_batch_norm: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     epochs: int = 15
     learning_rate: float = 0.05
     min_learning_rate: float = 0.0

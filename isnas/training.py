@@ -144,14 +144,22 @@ class Weights:
     ) -> tuple[Tensor, Tensor]:
         """Return the training loss, with the auxiliary head's part, and the scores (B, classes)."""
         if auxiliary_weight == 0:
-            logits = self.network(x, coefficients)
+            with self.precision(x.device):
+                logits = self.network(x, coefficients)
             return self.cross_entropy(logits, y), logits
-        logits, side = self.network(x, coefficients, auxiliary=True)
+        with self.precision(x.device):
+            logits, side = self.network(x, coefficients, auxiliary=True)
         loss = self.cross_entropy(logits, y) + auxiliary_weight * self.cross_entropy(side, y)
         return loss, logits
 
+    def precision(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the network runs on `device` while training, as the options say."""
+        low = self.options.precision == "bfloat16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of scores (B, classes), the labels smoothed as the options say."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, y, label_smoothing=self.options.label_smoothing)
 
     def update(self) -> None:

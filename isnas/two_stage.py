@@ -56,20 +56,22 @@ class TwoStageSearch(SupernetSearch):
         run.write_recovery(self.code.last_recovery, self.code.frozen)
 
     def train_step(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        train, (x, y) = batch
+        train, valid = batch
+        metrics = self.train_code(valid)
+        with torch.no_grad():
+            coefficients = self.code.coefficients()
+        return {**self.train_weights(train, coefficients), **metrics}
+
+    def train_code(self, batch: Batch) -> dict[str, Tensor]:
+        """Take a step of the codes and return its metrics."""
+        x, y = batch
         loss, logits = self.weights.loss(x, y, self.code.coefficients())
         codes = list(self.code.b)
         # the gradient of b alone: no weight's gradient is computed
         for b, gradient in zip(codes, torch.autograd.grad(loss, codes), strict=True):
             b.grad = gradient
         self.code_optimizer.step()
-        with torch.no_grad():
-            coefficients = self.code.coefficients()
-        return {
-            **self.train_weights(train, coefficients),
-            "valid_loss": loss.detach(),
-            "valid_accuracy": hits(logits, y),
-        }
+        return {"valid_loss": loss.detach(), "valid_accuracy": hits(logits, y)}
 
     def end_epoch(self, run: Run) -> dict[str, Any]:
         recovery = self.code.recover()

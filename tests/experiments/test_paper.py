@@ -497,14 +497,3 @@ def test_behaviour_is_what_the_code_did(
     assert found["started_flipped"] == pytest.approx(np.mean(flips))
     assert (found["started_flipped"] == 0) == reencode
     assert found["left"] > 0 and 0 <= found["changed_late"] <= 1
-
-
-# Steps
-
-
-def test_saved_bytes_of_known_graphs() -> None:
-    x = torch.ones(100, requires_grad=True)
-    w = torch.ones(100, requires_grad=True)
-    # the product saves both factors, the exponential its result; w is not to be counted
-    assert efficiency.saved_bytes(lambda: (x * w).exp().sum(), [w]) == 4 * (100 + 100)
-    assert efficiency.saved_bytes(lambda: (x * w).sum(), [x, w]) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isnas import memory
-from isnas.memory import peak_memory
+from isnas.memory import peak_memory, saved_bytes
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -19,6 +19,17 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's marks a
 def allocate(mib: int) -> torch.Tensor:
     """Return so much memory, all of it touched."""
     return torch.ones(mib * MIB, dtype=torch.uint8)
+
+
+def test_saved_bytes_of_known_graphs() -> None:
+    x = torch.ones(100, requires_grad=True)
+    w = torch.ones(100, requires_grad=True)
+    # the product saves both factors, the exponential its result; w is not to be counted
+    assert saved_bytes(lambda: (x * w).exp().sum(), [w]) == 4 * (100 + 100)
+    assert saved_bytes(lambda: (x * w).sum(), [x, w]) == 0
+    assert saved_bytes(lambda: (x.view(10, 10) * x.view(10, 10)).sum()) == 4 * 100
+    with pytest.raises(ValueError, match="needs a gradient"):
+        saved_bytes(lambda: x.detach().sum())
 
 
 @linux

@@ -39,6 +39,7 @@ BAD: dict[str, list[object]] = {
     "checkpoint_steps": [-1, 0.5],
     "tensorboard": [1, None],
     "sync_batch_norm": [1, "yes", None],
+    "precision": ["float16", "bf16", None],
     "code_learning_rate": [-1, math.nan],
     "code_weight_decay": [-1, math.nan],
     "evaluation_preset": ["best", None],

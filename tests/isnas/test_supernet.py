@@ -25,6 +25,7 @@ from isnas import (
     build_supernet,
 )
 from isnas.genotype import random_genotype
+from isnas.memory import saved_bytes
 from isnas.nasbench201 import NASBENCH201_SPACE
 from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
 from isnas.operations import BYPASS, bypassing, layout, shuffled, without_bypass
@@ -274,21 +275,6 @@ class Calls:
     def hook(self, module: nn.Module, *_: object) -> None:
         self.count[type(module).__name__] += 1
         self.called.append(module)
-
-
-def saved_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes of distinct memory that autograd keeps from a forward pass."""
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # held, so that its address stays its own
-        kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = forward()
-        assert out.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def discrete(genotype: Genotype, closing_norm: str, channels: int) -> Network:
