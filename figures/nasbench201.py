@@ -154,7 +154,11 @@ def draw_cost(results: Results) -> Figure:
     _stretch(ax, optimum, everything)
     _mark_references(ax, known)
     plain_log_labels(ax.xaxis)
-    tidy(ax, xlabel="search cost (images passed forwards and backwards)", ylabel=ACCURACY)
+    tidy(
+        ax,
+        xlabel="search cost (images passed forwards and backwards; methods of equal cost side by side)",
+        ylabel=ACCURACY,
+    )
     legend_below(figure, [ax], columns=3)
     return figure
 
