@@ -170,12 +170,13 @@ def launch_record(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "command": " ".join(["python -m", module, *quoted]),
         "versions": {**versions(), **{name: lib.__version__ for name, lib in libraries.items()}},
-        "machine": _machine(),
+        "machine": machine(),
         "started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}",
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the machine is: system, processor, cores, gpu (None where there is none)."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux only
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -105,8 +105,10 @@ class Weights:
             synchronise(network)
         self.network = network
         self.options = options
+        # once: to collect those of a super-net takes as long as a few layers' work
+        self.parameters = list(network.parameters())
         self.optimizer = torch.optim.SGD(
-            network.parameters(),
+            self.parameters,
             lr=options.learning_rate,
             momentum=options.momentum,
             weight_decay=options.weight_decay,
@@ -164,11 +166,13 @@ class Weights:
 
     def update(self) -> None:
         """Clip the gradients that are there, the means of all processes', and take a step; then drop them."""
-        average_gradients(self.network.parameters())
+        trained = [parameter for parameter in self.parameters if parameter.grad is not None]
+        average_gradients(trained)
         if self.options.clip > 0:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+            nn.utils.clip_grad_norm_(trained, self.options.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None
 
     def stateful(self) -> dict[str, Any]:
         """Return what has a state, see `isnas.engine.Stage.stateful`."""

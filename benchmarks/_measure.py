@@ -1,0 +1,54 @@
+"""What the benchmarks of steps share: how to time things in turn, and what to say of the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+from isnas.rows import machine
+from isnas.run import versions
+
+
+def origin(script: str, arguments: Sequence[str]) -> str:
+    """Return a line that says what is measured where: command, machine, versions."""
+    found, known = machine(), versions()
+    gpu = found["gpu"] or "no GPU"
+    return (
+        f"`python benchmarks/{script}{''.join(f' {word}' for word in arguments)}`: {found['processor']}, "
+        f"{found['cores']} cores, {gpu}; Python {known['python']}, torch {known['torch']}\n"
+    )
+
+
+def clock(device: torch.device) -> float:
+    """Return a time in seconds: on the CPU that which the process was given, so that other load counts less."""
+    if device.type == "cpu":
+        return time.process_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def in_turn(
+    steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Return the seconds of every step in every round; in a round each is done once, in order.
+
+    Whatever else the machine does so hits all alike, and a ratio is to be taken within a round.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range(warm_up + rounds), leave=False, disable=None):
+        for name, step in steps.items():
+            begun = clock(device)
+            step()
+            if number >= warm_up:
+                spent[name].append(clock(device) - begun)
+    return spent
+
+
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """Return the median of the ratios within rounds."""
+    return median(mine / other for mine, other in zip(seconds, base, strict=True))

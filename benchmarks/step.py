@@ -1,0 +1,267 @@
+"""What does a search step cost beside the same step of the network that it would find?
+
+    python benchmarks/step.py | tee benchmarks/results/step.txt          # a quarter of an hour on one core
+    python benchmarks/step.py --batch-size 256 --rounds 30              # on a GPU
+
+Steps are whole: learning rate, forward pass, backward pass, clipping, update, metrics. Each is compared with the step
+of the discrete network that has the same operations, batch norms and trainable parameters, trained by itself. All take
+turns in one process, and ratios are medians of ratios within a round. Memory is what autograd saves for the backward
+pass, exactly, without weights and images; on CUDA also the peak that PyTorch allocated above what was there before.
+
+Then what else an epoch takes: the recovery of all nodes, certified, and making the batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from _measure import in_turn, origin, ratio
+from torch import Tensor, nn
+
+from experiments._searches import TWO_STAGE, build_search
+from experiments.efficiency import random_images
+from isnas.data import Dataset
+from isnas.engine import NoRun, Stage
+from isnas.folding import extract, fold
+from isnas.memory import peak_memory, saved_bytes
+from isnas.methods import METHODS
+from isnas.network import build_supernet
+from isnas.one_stage import OneStageTraining
+from isnas.options import EvaluateOptions, TrainOptions
+from isnas.space import DARTS_SPACE
+from isnas.supernet import CellNetwork, train_affine
+from isnas.training import Training, cpu_threads, network_options, resolve_device
+from isnas.two_stage import TwoStageSearch
+
+RIVALS = {"DARTS, first order": "darts-1", "DARTS, second order": "darts-2"}
+
+
+@dataclass
+class Measured:
+    """A step, and what it is compared with.
+
+    Parameters
+    ----------
+    run : callable
+        Does the step.
+    loss : callable
+        Does its forward pass and returns the loss; of steps with several passes, the largest.
+    network : nn.Module
+    base : str
+        Name of what it is compared with.
+    batches : int
+        That it works on.
+    """
+
+    run: Callable[[], object]
+    loss: Callable[[], Tensor]
+    network: nn.Module
+    base: str
+    batches: int = 1
+
+    def saved(self, images: Tensor) -> int:
+        """Return the bytes saved for the backward pass."""
+        return saved_bytes(self.loss, [*self.network.parameters(), *self.network.buffers(), images])
+
+
+def alone(
+    network: CellNetwork, shape: dict[str, Any], dataset: Dataset, device: torch.device
+) -> Training:
+    """Return the training of a discrete network by itself."""
+    trainable = [p.requires_grad for p in network.parameters()]
+    training = Training(network, EvaluateOptions(**shape), dataset, device)
+    for parameter, trained in zip(network.parameters(), trainable, strict=True):
+        parameter.requires_grad_(trained)
+    return training
+
+
+def steps_of(
+    shape: dict[str, Any], dataset: Dataset, device: torch.device
+) -> tuple[dict[str, Measured], TwoStageSearch]:
+    """Return the steps by name, and the two-stage search among them."""
+    found: dict[str, Measured] = {}
+
+    def add_alone(name: str, network: CellNetwork) -> None:
+        training = alone(network, shape, dataset, device)
+        batch = next(training.batches(0, 0))
+        found[name] = Measured(
+            lambda: training.train_step(batch),
+            lambda: training.weights.loss(*batch)[0],
+            network,
+            name,
+        )
+
+    search = build_search(TWO_STAGE, METHODS[TWO_STAGE].options(**shape), dataset, device)
+    assert isinstance(search, TwoStageSearch)
+    train, valid = next(search.batches(0, 0))
+    name = "discrete network, norms as in the two-stage search"
+    network = extract(search.network, search.code.places)
+    train_affine(network.cells, False)
+    add_alone(name, network)
+
+    def weights() -> None:
+        with torch.no_grad():
+            coefficients = search.code.coefficients()
+        search.train_weights(train, coefficients)
+
+    def weights_loss() -> Tensor:
+        with torch.no_grad():
+            coefficients = search.code.coefficients()
+        return search.weights.loss(*train, coefficients)[0]
+
+    found["two-stage search, weights"] = Measured(weights, weights_loss, search.network, name)
+    found["two-stage search, architecture"] = Measured(
+        lambda: search.train_code(valid),
+        lambda: search.weights.loss(*valid, search.code.coefficients())[0],
+        search.network,
+        name,
+    )
+
+    for frozen in (False, True):
+        stage = one_stage(shape, dataset, device)
+        if frozen:
+            stage.end_epoch(NoRun())
+            stage.epoch = 1
+            name = "folded network"
+            network = fold(stage.network, stage.code.coefficients())
+        else:
+            name = "discrete network, norms as in one-stage training"
+            network = extract(stage.network, stage.code.places)
+            for cell in network.cells:
+                train_affine(cell.nodes, False)
+        add_alone(name, network)
+        batch = next(stage.batches(0, 0))
+        found["one-stage, all frozen" if frozen else "one-stage, searching"] = Measured(
+            lambda stage=stage, batch=batch: stage.train_step(batch),
+            lambda stage=stage, batch=batch: stage.weights.loss(*batch, stage.code.coefficients())[
+                0
+            ],
+            stage.network,
+            name,
+        )
+    return found, search
+
+
+def one_stage(shape: dict[str, Any], dataset: Dataset, device: torch.device) -> OneStageTraining:
+    """Return one-stage training whose nodes are all frozen after an epoch."""
+    options = TrainOptions(**shape, search_epochs=1)
+    network = replace(
+        network_options(options, dataset), **OneStageTraining.network_changes(options)
+    )
+    return OneStageTraining(build_supernet(network, DARTS_SPACE), options, dataset, device)
+
+
+def rivals_of(
+    shape: dict[str, Any], dataset: Dataset, device: torch.device, base: str
+) -> dict[str, Measured]:
+    """Return the steps of searches that run all candidates."""
+    found = {}
+    for name, method in RIVALS.items():
+        options = METHODS[method].options(**shape, **METHODS[method].fixed)
+        stage: Stage = build_search(method, options, dataset, device)
+        batch = next(stage.batches(0, 0))
+        found[name] = Measured(
+            lambda stage=stage, batch=batch: stage.train_step(batch),
+            lambda stage=stage, batch=batch: stage.weights.loss(
+                *batch[1], stage.code.coefficients()
+            )[0],
+            stage.network,
+            base,
+            batches=2,
+        )
+    return found
+
+
+def report(
+    steps: dict[str, Measured], rounds: int, device: torch.device, images: Tensor
+) -> dict[str, list[float]]:
+    """Time the steps, print their table, and return the seconds of each."""
+    spent = in_turn({name: step.run for name, step in steps.items()}, rounds, device, warm_up=1)
+    saved = {name: step.saved(images) for name, step in steps.items()}
+    peaks: dict[str, int | None] = dict.fromkeys(steps)
+    if device.type == "cuda":
+        for name, step in steps.items():
+            with peak_memory(device) as peak:
+                step.run()
+            peaks[name] = peak.bytes
+    print("x time  x saved  x peak        ms   saved MiB  step (of one batch)")
+    for name, step in steps.items():
+        seconds = [each / step.batches for each in spent[name]]
+        base = [each / steps[step.base].batches for each in spent[step.base]]
+        of_peak = ""
+        if peaks[name] and peaks[step.base]:
+            of_peak = f"{peaks[name] / peaks[step.base]:.3f}"
+        is_base = name == step.base
+        first, second = (
+            ("", "")
+            if is_base
+            else (f"{ratio(seconds, base):.3f}", f"{saved[name] / saved[step.base]:.3f}")
+        )
+        print(
+            f"{first:>6}  {second:>7}  {'' if is_base else of_peak:>6}  {1e3 * median(seconds):8.1f}"
+            f"  {saved[name] / 2**20:10.1f}  {name}{':' if is_base else ''}",
+            flush=True,
+        )
+    return spent
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--images", type=int, default=25_000, help="of an epoch")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rival-rounds", type=int, default=1, help="of DARTS; 0: leave it out")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    names = ("channels", "cells", "batch_size", "precision", "seed")
+    shape = {name: getattr(given, name) for name in names}
+    dataset = random_images(2 * given.batch_size, given.side).to(device)
+    print(origin("step.py", sys.argv[1:]))
+    with cpu_threads(given.threads):
+        images = dataset.train_images
+        steps, search = steps_of(shape, dataset, device)
+        spent = report(steps, given.rounds, device, images)
+        name, *_ = steps
+        if given.rival_rounds:
+            print()
+            rivals = {name: steps[name], **rivals_of(shape, dataset, device, name)}
+            report(rivals, given.rival_rounds, device, images)
+
+        number = given.images // given.batch_size
+        each = median(spent["two-stage search, weights"]) + median(
+            spent["two-stage search, architecture"]
+        )
+        # of b as large as late in a search: recoveries take longest there
+        with torch.no_grad():
+            for b in search.code.b:
+                b.copy_(0.1 * torch.randn_like(b))
+        batches = iter(search.batches(0, 0))
+        next(batches)  # what is done once in an epoch
+        others = {
+            "recovery of all nodes, certified": (search.code.recover, 1),
+            "a step's two batches": (lambda: next(iter(search.batches(0, 0))), number),
+        }
+        parts = in_turn({name: run for name, (run, _) in others.items()}, 20, device)
+        print(f"\nof an epoch of {number} steps of the two-stage search, {number * each:.1f} s:")
+        for name, (_, times) in others.items():
+            taken = median(parts[name])
+            share = 100 * times * taken / (number * each + times * taken)
+            print(f"{share:8.3f} %  {1e3 * taken:8.2f} ms  {name}")
+
+
+if __name__ == "__main__":
+    main()
