@@ -1,20 +1,20 @@
 """Is a training step on the CPU faster with channels-last weights? Prints the ratio for some sizes.
 
-    python benchmarks/layout.py
+    python benchmarks/layout.py | tee benchmarks/results/layout.txt
 
-Both networks are the same but for the layout of their weights; their steps (forward, backward, update) alternate in one
-process, timed by the process's CPU time, and the median of the pairwise ratios is printed.
+Both networks are the same but for the layout of their weights; their steps (forward, backward, update) take turns in
+one process, timed by the process's CPU time, and the median of the ratios within a round is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import time
+import sys
 from collections.abc import Callable
+from statistics import median
 
 import torch
+from _measure import in_turn, origin, ratio
 from torch.nn import functional as F
 
 import isnas
@@ -43,24 +43,19 @@ def stepper(layout: torch.memory_format, size: tuple[int, ...]) -> Callable[[], 
 def main() -> None:
     """Print a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, CPU")
+    print(origin("layout.py", sys.argv[1:]))
     print("ratio  channels last  contiguous  (ms)  channels cells batch side")
     for size in SIZES:
-        steps = [stepper(layout, size) for layout in (torch.channels_last, torch.contiguous_format)]
-        times: list[list[float]] = [[], []]
-        for repeat in range(given.repeats + 1):
-            for step, spent in zip(steps, times, strict=True):
-                begun = time.process_time()
-                step()
-                if repeat:
-                    spent.append(1e3 * (time.process_time() - begun))
-        ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-        last, contiguous = map(statistics.median, times)
-        print(f"{ratio:5.2f}  {last:13.1f}  {contiguous:10.1f}        {size[:4]}")
+        layouts = {"last": torch.channels_last, "contiguous": torch.contiguous_format}
+        steps = {name: stepper(layout, size) for name, layout in layouts.items()}
+        spent = in_turn(steps, given.rounds, torch.device("cpu"))
+        last, contiguous = (1e3 * median(spent[name]) for name in layouts)
+        less = ratio(spent["last"], spent["contiguous"])
+        print(f"{less:5.2f}  {last:13.1f}  {contiguous:10.1f}        {size[:4]}")
 
 
 if __name__ == "__main__":

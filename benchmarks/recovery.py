@@ -26,6 +26,7 @@ import torch
 from sklearn.linear_model import Lasso, LassoLars, lars_path
 
 import solvers
+from isnas.rows import machine
 
 M, SIZES, LAM = 7, (14, 21, 28, 35) * 2, 1e-5
 OURS, BASE = "homotopy", "scikit-learn lars_path x 8"
@@ -206,16 +207,6 @@ def ratio(seconds: list[float], base: list[float]) -> float:
     return float(np.median(np.divide(seconds, base)))
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0]} ({len(names)} cores)"
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Parse the options, print the machine and the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -231,7 +222,10 @@ def main() -> None:
     packages = ["torch", "numpy", "scikit-learn"]
     if importlib.util.find_spec("cvxpy"):
         packages += ["cvxpy", "clarabel"]
-    print(f"{processor()}, {platform.system()}, Python {platform.python_version()}")
+    found = machine()
+    print(
+        f"{found['processor']} ({found['cores']} cores), {found['system']}, Python {platform.python_version()}"
+    )
     print(", ".join(f"{package} {version(package)}" for package in packages))
     if "cvxpy" not in packages:
         print("cvxpy is not installed: no CLARABEL in the tables (pip install cvxpy)")

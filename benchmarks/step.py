@@ -115,10 +115,14 @@ def steps_of(
             coefficients = search.code.coefficients()
         return search.weights.loss(*train, coefficients)[0]
 
+    def architecture_loss() -> Tensor:
+        with search.weights.fixed():
+            return search.weights.loss(*valid, search.code.coefficients())[0]
+
     found["two-stage search, weights"] = Measured(weights, weights_loss, search.network, name)
     found["two-stage search, architecture"] = Measured(
         lambda: search.train_code(valid),
-        lambda: search.weights.loss(*valid, search.code.coefficients())[0],
+        architecture_loss,
         search.network,
         name,
     )

@@ -1,21 +1,23 @@
-"""What the experiments share: the command's arguments, one line about a mistake, going on, the record of settings."""
+"""What the experiments share: command and launch, one line about a mistake, going on, the record of settings."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Generic, NoReturn, Protocol
 
 from isnas.engine import Interrupted
 from isnas.errors import UserError
-from isnas.options import RunOptions
+from isnas.options import Options, RunOptions
 from isnas.progress import Progress
 from isnas.rows import Rows, launch_record
-from isnas.trials import TABLE
+from isnas.trials import TABLE, Row, run_trials
 
 from ._images import Subset, prepare_images
 
@@ -37,14 +39,14 @@ class Parser(argparse.ArgumentParser):
     Parameters
     ----------
     name : str
-        The experiment's module.
+        The experiment's module, its ``__name__``.
     text : str
         Its question.
     scales : collection of str
     """
 
     def __init__(self, name: str, text: str, scales: Collection[str]) -> None:
-        super().__init__(prog=f"python -m experiments.{name}", description=text, allow_abbrev=False)
+        super().__init__(prog=f"python -m {name}", description=text, allow_abbrev=False)
         self.add_argument("--scale", choices=list(scales), required=True)
         self.add_argument("--data", metavar="NAME", help="digits, cifar10 or a folder of images")
         self.add_argument(
@@ -55,14 +57,149 @@ class Parser(argparse.ArgumentParser):
             "--jobs", metavar="N", type=positive, default=1, help="trials at a time (default 1)"
         )
         self.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-        out = f"runs/{name}"
+        out = f"runs/{name.rpartition('.')[2]}"
         self.add_argument(
-            "--out", metavar="DIR", default=out, help=f"for the results (default {out})"
+            "--out", metavar="DIR", type=Path, default=out, help=f"for the results (default {out})"
         )
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit status 2 and one line."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class Size(Protocol):
+    """The size of an experiment: a frozen dataclass with these fields and its own."""
+
+    images: Subset
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Scale(Generic[Options]):
+    """The size of an experiment whose trials are runs with the same options.
+
+    Parameters
+    ----------
+    images : Subset
+    seeds : int
+        The default of ``--seeds``.
+    options : RunOptions
+        Of the command that the trials run.
+    """
+
+    images: Subset
+    seeds: int
+    options: Options
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How an experiment is launched: the arguments that all have.
+
+    Parameters
+    ----------
+    scale : str
+    out : Path
+        Directory for the results.
+    data : str, optional
+        By default the scale's.
+    data_root : str
+    seeds : int, optional
+        By default the scale's.
+    jobs : int
+        Trials at a time.
+    device : str
+    arguments : sequence of str
+        The words of the command line, for the record.
+    progress : Progress, optional
+    """
+
+    scale: str
+    out: Path
+    data: str | None = None
+    data_root: str = "data"
+    seeds: int | None = None
+    jobs: int = 1
+    device: str = "auto"
+    arguments: Sequence[str] = ()
+    progress: Progress | None = None
+
+    @contextmanager
+    def opened(self, name: str, key: tuple[str, ...], size: Size) -> Iterator[Experiment]:
+        """Open the directory of an experiment, and prepare its images there.
+
+        Parameters
+        ----------
+        name : str
+            The experiment's module, its ``__name__``.
+        key : tuple of str
+            What tells its trials apart.
+        size : Size
+            That of the scale.
+        """
+        data = self.data or size.images.data
+        settings = {"scale": self.scale, "data": Path(data).name, **settings_of(size)}
+        with Rows(self.out, key, settings, launch_record(name, self.arguments)) as rows:
+            images = prepare_images(self.out, size.images, data, self.data_root)
+            yield Experiment(self, rows, images, range(self.seeds or size.seeds))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment while its directory is open.
+
+    Parameters
+    ----------
+    launch : Launch
+    rows : Rows
+    images : str
+        The ``data`` of its runs.
+    seeds : range
+    """
+
+    launch: Launch
+    rows: Rows
+    images: str
+    seeds: range
+
+    @property
+    def runs(self) -> Path:
+        """Where the run directories are."""
+        return self.launch.out / "runs"
+
+    def options(self, base: Options, seed: int, **changes: Any) -> Options:
+        """Return the options of a run: these, with the seed, the experiment's images and device, and changes."""
+        launch = self.launch
+        place = {"data": self.images, "data_root": launch.data_root, "device": launch.device}
+        return dataclasses.replace(base, **place, seed=seed, **changes)
+
+    def run(
+        self,
+        function: Callable[..., Row],
+        trials: Sequence[tuple[Any, ...]],
+        *,
+        table: Callable[[Sequence[Row], dict[str, Any]], str],
+        describe: Callable[[Row], str],
+        jobs: int | None = None,
+    ) -> None:
+        """Run the trials that have no row yet, see `isnas.trials.run_trials`; as many at a time as the launch says.
+
+        Parameters
+        ----------
+        function, trials, table, describe
+            As there.
+        jobs : int, optional
+            Trials at a time, where it is not for the launch to say.
+        """
+        run_trials(
+            self.rows,
+            function,
+            trials,
+            table=table,
+            describe=describe,
+            jobs=jobs or self.launch.jobs,
+            progress=self.launch.progress,
+        )
 
 
 def run_command(
@@ -74,8 +211,7 @@ def run_command(
     ----------
     parser : Parser
     run : callable
-        Gets the parsed arguments by name, ``out`` as a path, and besides ``arguments``, the words of the command line,
-        and ``progress``.
+        Gets the launch and, by name, the parsed arguments that only this experiment has.
     arguments : sequence of str, optional
         By default those of the process.
 
@@ -85,73 +221,31 @@ def run_command(
         The exit status: 0, 2 after a user's mistake, 130 when interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    given: dict[str, Any] = vars(parser.parse_args(words))
-    out = given["out"] = Path(given["out"])
+    own = vars(parser.parse_args(words))
+    names = [field.name for field in dataclasses.fields(Launch)]
+    common = {name: own.pop(name) for name in names if name in own}
+    launch = Launch(**common, arguments=words, progress=Progress())
     try:
-        run(**given, arguments=words, progress=Progress())
+        run(launch, **own)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted):
-        print(f"interrupted; the same command goes on in {out}", file=sys.stderr)
+        print(f"interrupted; the same command goes on in {launch.out}", file=sys.stderr)
         return 130
-    print((out / TABLE).read_text())
+    print((launch.out / TABLE).read_text())
     return 0
 
 
-class Scale(Protocol):
-    """The size of an experiment: a frozen dataclass with these fields and its own."""
+def run_module(name: str) -> NoReturn:
+    """Run `main` of an experiment's module where it has its own name, and leave with what it returns.
 
-    images: Subset
-    seeds: int
-
-
-@contextmanager
-def opened(
-    name: str,
-    key: tuple[str, ...],
-    out: Path,
-    *,
-    scale: str,
-    size: Scale,
-    data: str | None,
-    data_root: str,
-    arguments: Sequence[str],
-    **settings: Any,
-) -> Iterator[tuple[Rows, str]]:
-    """Open an experiment's directory.
-
-    Parameters
-    ----------
-    name : str
-        The experiment's module.
-    key : tuple of str
-        What tells its trials apart.
-    out : Path
-    scale : str
-    size : Scale
-        The scale of this name.
-    data : str or None
-        ``--data``; None: the scale's.
-    data_root : str
-    arguments : sequence of str
-        The words of the command line.
-    **settings
-        What else all rows have in common, as plain data.
-
-    Yields
-    ------
-    rows : Rows
-    images : str
-        What the trials' runs are to use as their ``data``.
+    Processes of joblib are sent functions by name, and can import that module but not "__main__".
     """
-    data = data or size.images.data
-    common = {"scale": scale, "data": Path(data).name, **settings_of(size), **settings}
-    with Rows(out, key, common, launch_record(f"experiments.{name}", arguments)) as rows:
-        yield rows, prepare_images(out, size.images, data, data_root)
+    raise SystemExit(importlib.import_module(name).main())
 
 
-def settings_of(size: Scale) -> dict[str, Any]:
+def settings_of(size: Size) -> dict[str, Any]:
     """Return a scale as plain data; the fields of what is in it as ``field.name``."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(size):

@@ -35,7 +35,7 @@ versions, machine), runs/SETTING-SEED (run directories) and, at the smaller scal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,14 +45,13 @@ from isnas.commands import evaluate, search, train
 from isnas.errors import UserError
 from isnas.genotype import random_genotype
 from isnas.options import EvaluateOptions, SearchOptions, TrainOptions
-from isnas.progress import Progress
 from isnas.randomness import generator
 from isnas.records import RunRecord, Trajectory
 from isnas.rows import markdown_table, mean_and_deviation
 from isnas.space import DARTS_SPACE
-from isnas.trials import run_or_resume, run_trials
+from isnas.trials import run_or_resume
 
-from ._command import Parser, opened, origin, run_command
+from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
 from ._runs import evaluation_of, seconds
 from ._statistics import interval_text, mean_interval
@@ -382,20 +381,8 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     return text + origin(about)
 
 
-def run(
-    *,
-    scale: str,
-    out: Path,
-    data: str | None = None,
-    data_root: str = "data",
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    factors: Sequence[str] = FACTORS,
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says.
+def run(launch: Launch, *, factors: Sequence[str] = FACTORS) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says.
 
     Raises
     ------
@@ -406,13 +393,8 @@ def run(
         raise UserError(
             f"factors must be of {', '.join(FACTORS)}, got {', '.join(sorted(unknown))}"
         )
-    size = SCALES[scale]
-    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
-    with opened("ablation", ("setting", "seed"), out, **place, arguments=arguments) as (
-        rows,
-        source,
-    ):
-        common = {"data": source, "data_root": data_root, "device": device}
+    size = SCALES[launch.scale]
+    with launch.opened(__name__, ("setting", "seed"), size) as experiment:
         alone = evaluation_of(
             EvaluateOptions.preset(size.search.evaluation_preset),
             channels=size.search.evaluation_channels or size.search.channels,
@@ -423,29 +405,25 @@ def run(
         wanted = {"random", "centre", *factors}
         trials = []
         # one seed of all settings after the other: whenever it stops, all have had the same
-        for seed in range(seeds or size.seeds):
+        for seed in experiment.seeds:
             for name, setting in SETTINGS.items():
                 if setting.factor not in wanted:
                     continue
                 base = {"random": alone, "freezing": size.train}.get(setting.factor, size.search)
-                options = replace(base, **setting.changes, **common, seed=seed)
-                trials.append(
-                    (name, seed, options, out / "runs" / f"{name.replace(' ', '-')}-{seed}")
-                )
-        run_trials(
-            rows,
+                options = experiment.options(base, seed, **setting.changes)
+                directory = experiment.runs / f"{name.replace(' ', '-')}-{seed}"
+                trials.append((name, seed, options, directory))
+        experiment.run(
             run_trial,
             trials,
             table=table_text,
             describe=lambda row: f"{row['setting']}, seed {row['seed']}: {row['accuracy']:.2f} %",
-            jobs=jobs,
-            progress=progress,
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("ablation", "Which parts of the sparse code matter?", SCALES)
+    parser = Parser(__name__, "Which parts of the sparse code matter?", SCALES)
     parser.add_argument(
         "--factors", metavar="NAME", nargs="+", default=FACTORS, help=f"of {', '.join(FACTORS)}"
     )
@@ -453,7 +431,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import ablation
-
-    raise SystemExit(ablation.main())
+    run_module(__spec__.name)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,14 @@ from isnas.data import Dataset
 from isnas.engine import Stage
 from isnas.genotype import Genotype, random_genotype
 from isnas.options import EvaluateOptions, RunOptions
-from isnas.progress import Progress
 from isnas.randomness import generator
 from isnas.records import RunRecord
 from isnas.rows import markdown_table
 from isnas.space import DARTS_SPACE
 from isnas.supernet_search import scoring_batches, shared_accuracy
-from isnas.trials import run_or_resume, run_trials
+from isnas.trials import run_or_resume
 
-from ._command import Parser, opened, origin, run_command
+from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
 from ._runs import seconds
 from ._searches import SEARCHES, SHARING, run_search, search_options
@@ -272,57 +271,31 @@ def _said(row: dict[str, Any]) -> str:
     )
 
 
-def run(
-    *,
-    scale: str,
-    out: Path,
-    data: str | None = None,
-    data_root: str = "data",
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    size = SCALES[scale]
-    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
-    key = ("method", "number", "seed")
-    with opened("correlation", key, out, **place, arguments=arguments) as (rows, source):
-        common = {"data": source, "data_root": data_root, "device": device}
-        runs = out / "runs"
+def run(launch: Launch) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+    size = SCALES[launch.scale]
+    with launch.opened(__name__, ("method", "number", "seed"), size) as experiment:
+        runs = experiment.runs
         trials: list[tuple[Any, ...]] = []
-        for seed in range(seeds or size.seeds):
+        for seed in experiment.seeds:
             for method in SEARCHES:
                 # what it would find is not asked here
                 own = {"candidates": 1, "finalists": 0} if method == SHARING else {}
-                options = search_options(
-                    method, size.preset, {**size.search, **common}, seed=seed, **own
-                )
+                base = search_options(method, size.preset, size.search, **own)
+                options = experiment.options(base, seed)
                 trials.append((method, -1, seed, options, size, runs / f"{method}-{seed}"))
         for number in range(size.architectures):
             for seed in range(size.trainings):
-                options = replace(size.alone, **common, seed=seed)
+                options = experiment.options(size.alone, seed)
                 trials.append((ALONE, number, seed, options, size, runs / f"alone-{number}-{seed}"))
-        run_trials(
-            rows,
-            run_trial,
-            trials,
-            table=table_text,
-            describe=_said,
-            jobs=jobs,
-            progress=progress,
-        )
+        experiment.run(run_trial, trials, table=table_text, describe=_said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("correlation", "Accuracy in search and alone: do they agree?", SCALES)
+    parser = Parser(__name__, "Accuracy in search and alone: do they agree?", SCALES)
     return run_command(parser, run, arguments)
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import correlation
-
-    raise SystemExit(correlation.main())
+    run_module(__spec__.name)

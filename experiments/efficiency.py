@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -46,7 +46,6 @@ from isnas.engine import Stage
 from isnas.genotype import Genotype, random_genotype
 from isnas.memory import saved_bytes
 from isnas.options import EvaluateOptions, RunOptions
-from isnas.progress import Progress
 from isnas.randomness import generator
 from isnas.records import RunRecord
 from isnas.rows import markdown_table, mean_and_deviation
@@ -54,9 +53,9 @@ from isnas.space import DARTS_SPACE
 from isnas.sparse_code import SparseCode, SparseCodeOptions
 from isnas.supernet import Coefficients
 from isnas.training import Training, cpu_threads, resolve_device
-from isnas.trials import run_or_resume, run_trials
+from isnas.trials import run_or_resume
 
-from ._command import Parser, opened, origin, run_command
+from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
 from ._runs import images, seconds
 from ._searches import (
@@ -411,63 +410,46 @@ def _said(row: dict[str, Any]) -> str:
     return f"{row['method']}, batch size {row['number']}: {1e3 * row['seconds']:.0f} ms"
 
 
-def run(
-    *,
-    scale: str,
-    out: Path,
-    data: str | None = None,
-    data_root: str = "data",
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    size = SCALES[scale]
-    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
-    key = ("kind", "method", "number")
-    with opened("efficiency", key, out, **place, arguments=arguments) as (rows, source):
-        common = {"data": source, "data_root": data_root, "device": device}
-        shared = {"table": table_text, "describe": _said, "progress": progress}
+def run(launch: Launch) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+    size = SCALES[launch.scale]
+    with launch.opened(__name__, ("kind", "method", "number"), size) as experiment:
         shape = search_options(TWO_STAGE, size.preset, size.search)
         alike = {name: getattr(shape, name) for name in ("channels", "cells", "threads")}
+        alike["device"] = launch.device
         steps: list[tuple[Any, ...]] = []
         for number in size.batch_sizes:
             for method in STEPS:
-                changes = {**size.search, **alike, "batch_size": number, "device": device}
                 if method == DISCRETE:
-                    options = EvaluateOptions(**alike, batch_size=number, device=device)
+                    options = EvaluateOptions(**alike, batch_size=number)
                 else:
+                    changes = {**size.search, **alike, "batch_size": number}
                     own = {"auxiliary_weight": 0.0} if method == ONE_STAGE else {}
                     options = search_options(method, size.preset, changes, **own)
                 steps.append(("step", method, number, options, size))
-        run_trials(rows, run_step, steps, **shared)  # one at a time: they are timed
+        # one at a time: they are timed
+        experiment.run(run_step, steps, table=table_text, describe=_said, jobs=1)
 
         trials: list[tuple[Any, ...]] = []
-        for seed in range(seeds or size.seeds):
-            alone = replace(size.alone, **common, seed=seed)
-            for method in (RANDOM, *SEARCHES):
-                options = alone
-                if method != RANDOM:
-                    changes = {**size.search, **common, "seed": seed}
-                    if method == SHARING and size.candidates:
-                        changes["candidates"] = size.candidates
-                    options = search_options(method, size.preset, changes)
-                if method == ONE_STAGE:
-                    options = replace(options, epochs=alone.epochs)
-                trials.append(("search", method, seed, options, alone, out / "runs"))
-        run_trials(rows, run_trial, trials, **shared, jobs=jobs)
+        for seed in experiment.seeds:
+            alone = experiment.options(size.alone, seed)
+            trials.append(("search", RANDOM, seed, alone, alone, experiment.runs))
+            for method in SEARCHES:
+                few = method == SHARING and size.candidates
+                own = {"candidates": size.candidates} if few else {}
+                base = search_options(method, size.preset, size.search, **own)
+                # the schedule after a one-stage search is as long as training alone
+                changes = {"epochs": alone.epochs} if method == ONE_STAGE else {}
+                options = experiment.options(base, seed, **changes)
+                trials.append(("search", method, seed, options, alone, experiment.runs))
+        experiment.run(run_trial, trials, table=table_text, describe=_said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("efficiency", "What a search costs, and what it finds for that.", SCALES)
+    parser = Parser(__name__, "What a search costs, and what it finds for that.", SCALES)
     return run_command(parser, run, arguments)
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import efficiency
-
-    raise SystemExit(efficiency.main())
+    run_module(__spec__.name)

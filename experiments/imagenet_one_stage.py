@@ -23,39 +23,18 @@ machine), runs/SEED (run directories) and, at the smaller scales, images/.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from isnas.commands import train
 from isnas.options import TrainOptions
-from isnas.progress import Progress
 from isnas.records import RunRecord
 from isnas.rows import markdown_table, mean_and_deviation
-from isnas.trials import run_or_resume, run_trials
+from isnas.trials import run_or_resume
 
-from ._command import Parser, opened, origin, run_command
+from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
-from ._images import Subset
 from ._runs import seconds
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The size of the experiment.
-
-    Parameters
-    ----------
-    images : Subset
-    seeds : int
-        The default of ``--seeds``.
-    options : TrainOptions
-    """
-
-    images: Subset
-    seeds: int
-    options: TrainOptions
-
 
 SCALES = {
     "smoke": Scale(IMAGES["smoke"], 1, TrainOptions(**COMMON, **SMOKE, search_epochs=1)),
@@ -114,49 +93,27 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     )
 
 
-def run(
-    *,
-    scale: str,
-    out: Path,
-    data: str | None = None,
-    data_root: str = "data",
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    size = SCALES[scale]
-    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
-    with opened("imagenet_one_stage", ("seed",), out, **place, arguments=arguments) as (
-        rows,
-        source,
-    ):
-        options = replace(size.options, data=source, data_root=data_root, device=device)
+def run(launch: Launch) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+    size = SCALES[launch.scale]
+    with launch.opened(__name__, ("seed",), size) as experiment:
         trials = [
-            (seed, replace(options, seed=seed), out / "runs" / str(seed))
-            for seed in range(seeds or size.seeds)
+            (seed, experiment.options(size.options, seed), experiment.runs / str(seed))
+            for seed in experiment.seeds
         ]
-        run_trials(
-            rows,
+        experiment.run(
             run_trial,
             trials,
             table=table_text,
             describe=lambda row: f"seed {row['seed']}: top-1 error {row['top1']:.2f} %",
-            jobs=jobs,
-            progress=progress,
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("imagenet_one_stage", "One-stage search and training on ImageNet.", SCALES)
+    parser = Parser(__name__, "One-stage search and training on ImageNet.", SCALES)
     return run_command(parser, run, arguments)
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import imagenet_one_stage
-
-    raise SystemExit(imagenet_one_stage.main())
+    run_module(__spec__.name)

@@ -23,42 +23,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from isnas.commands import evaluate
 from isnas.genotype import GENOTYPES, Genotype
 from isnas.options import EvaluateOptions
-from isnas.progress import Progress
 from isnas.records import RunRecord
 from isnas.rows import markdown_table, mean_and_deviation
-from isnas.trials import run_or_resume, run_trials
+from isnas.trials import run_or_resume
 
-from ._command import Parser, opened, origin, run_command
+from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
-from ._images import Subset
 from ._runs import seconds
 
 GIVEN = ("ISTA_twostage", "ISTA_onestage", "DARTS_V2")
 """The genotypes that are trained when none is given."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The size of the experiment.
-
-    Parameters
-    ----------
-    images : Subset
-    seeds : int
-        The default of ``--seeds``.
-    options : EvaluateOptions
-    """
-
-    images: Subset
-    seeds: int
-    options: EvaluateOptions
 
 
 SCALES = {
@@ -122,47 +102,28 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     )
 
 
-def run(
-    *,
-    scale: str,
-    out: Path,
-    genotype: Sequence[str] = GIVEN,
-    data: str | None = None,
-    data_root: str = "data",
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    size = SCALES[scale]
+def run(launch: Launch, *, genotype: Sequence[str] = GIVEN) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+    size = SCALES[launch.scale]
     texts = dict.fromkeys(str(Genotype.load(name)) for name in genotype)
-    place = {"scale": scale, "size": size, "data": data, "data_root": data_root}
-    key = ("genotype", "seed")
-    with opened("imagenet_transfer", key, out, **place, arguments=arguments) as (rows, source):
-        options = replace(size.options, data=source, data_root=data_root, device=device)
+    with launch.opened(__name__, ("genotype", "seed"), size) as experiment:
         trials = []
-        for seed in range(seeds or size.seeds):
+        for seed in experiment.seeds:
+            options = experiment.options(size.options, seed)
             for text in texts:
                 name = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-                trials.append(
-                    (text, seed, replace(options, seed=seed), out / "runs" / f"{name}-{seed}")
-                )
-        run_trials(
-            rows,
+                trials.append((text, seed, options, experiment.runs / f"{name}-{seed}"))
+        experiment.run(
             run_trial,
             trials,
             table=table_text,
             describe=lambda row: f"seed {row['seed']}: top-1 error {row['top1']:.2f} %",
-            jobs=jobs,
-            progress=progress,
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("imagenet_transfer", "Genotypes found on CIFAR-10, on ImageNet.", SCALES)
+    parser = Parser(__name__, "Genotypes found on CIFAR-10, on ImageNet.", SCALES)
     parser.add_argument(
         "--genotype",
         metavar="NAME|FILE",
@@ -174,7 +135,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import imagenet_transfer
-
-    raise SystemExit(imagenet_transfer.main())
+    run_module(__spec__.name)

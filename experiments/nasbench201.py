@@ -78,7 +78,6 @@ from isnas.nasbench201 import (
 from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
 from isnas.options import RunOptions, SearchOptions
 from isnas.path_search import PathSearch
-from isnas.progress import Progress
 from isnas.random_sharing import RandomSharingOptions, RandomSharingSearch
 from isnas.randomness import generator
 from isnas.referee import Meter
@@ -88,7 +87,7 @@ from isnas.training import resolve_device
 from isnas.trials import run_trials
 from isnas.two_stage import TwoStageSearch
 
-from ._command import Parser, origin, run_command
+from ._command import Launch, Parser, origin, run_command, run_module
 from ._statistics import interval_text, mean_interval
 
 SPARSE: dict[str, dict[str, Any]] = {
@@ -560,25 +559,12 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method in found)
 
 
-def run(
-    *,
-    scale: str,
-    table: Table,
-    out: Path,
-    data: str | None = None,
-    data_root: str = "data",
-    methods: Sequence[str] = METHODS,
-    seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "auto",
-    arguments: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> None:
-    """Run the trials that are not in `out` yet, and write what this module's docstring says."""
-    size = SCALES[scale]
-    data = data or size.data
+def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+    size = SCALES[launch.scale]
+    data = launch.data or size.data
     settings = {
-        "scale": scale,
+        "scale": launch.scale,
         **asdict(size),
         "data": Path(data).name,
         "m": M,
@@ -588,19 +574,19 @@ def run(
     }
     for name in ("seeds", "constants"):  # not of the rows; follows from the scale
         del settings[name]
-    launch = launch_record("experiments.nasbench201", arguments)
-    with Rows(out, ("method", "seed"), settings, launch) as rows:
-        images = out / "images.pt"
+    record = launch_record(__name__, launch.arguments)
+    with Rows(launch.out, ("method", "seed"), settings, record) as rows:
+        images = launch.out / "images.pt"
         # one seed of all methods after the other: whenever it stops, all have had the same
         trials = [
-            (method, seed, size, images, table if method in BY_TABLE else None, device)
-            for seed in range(size.seeds if seeds is None else seeds)
+            (method, seed, size, images, table if method in BY_TABLE else None, launch.device)
+            for seed in range(launch.seeds or size.seeds)
             for method in methods
         ]
         if any(
             method not in BY_TABLE and not rows.has(method, seed) for method, seed, *_ in trials
         ):
-            prepare_images(images, data, size.images, data_root)
+            prepare_images(images, data, size.images, launch.data_root)
         run_trials(
             rows,
             run_trial,
@@ -608,8 +594,8 @@ def run(
             table=table_text,
             finish=lambda row: judged(row, table),
             describe=_said,
-            jobs=jobs,
-            progress=progress,
+            jobs=launch.jobs,
+            progress=launch.progress,
         )
 
 
@@ -621,20 +607,17 @@ def _said(row: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
-    parser = Parser("nasbench201", "Searches on NAS-Bench-201, judged by its table.", SCALES)
+    parser = Parser(__name__, "Searches on NAS-Bench-201, judged by its table.", SCALES)
     parser.add_argument("--table", metavar="PATH", required=True, help="the accuracies, a CSV")
     parser.add_argument(
         "--methods", metavar="NAME", nargs="+", default=METHODS, help="names or their beginnings"
     )
 
-    def launched(table: str, methods: Sequence[str], **others: Any) -> None:
-        run(table=Table.read(table), methods=chosen(methods), **others)
+    def launched(launch: Launch, *, table: str, methods: Sequence[str]) -> None:
+        run(launch, table=Table.read(table), methods=chosen(methods))
 
     return run_command(parser, launched, arguments)
 
 
 if __name__ == "__main__":
-    # processes of joblib are sent functions by name, and can import this module but not "__main__"
-    from experiments import nasbench201
-
-    raise SystemExit(nasbench201.main())
+    run_module(__spec__.name)

@@ -227,8 +227,9 @@ class DartsSearch(SupernetSearch):
         """
         code = list(self.code.parameters())
         if self.options.order == 1:
-            loss, logits = self._loss({}, valid)
-            gradients = list(torch.autograd.grad(loss, code))  # of the code alone, not of weights
+            with self.weights.fixed():
+                loss, logits = self._loss({}, valid)
+            gradients = list(torch.autograd.grad(loss, code))
         else:
             rate = self.weights.optimizer.param_groups[0]["lr"]
             weights, unrolled = self._unroll(train)

@@ -154,6 +154,18 @@ class Weights:
         loss = self.cross_entropy(logits, y) + auxiliary_weight * self.cross_entropy(side, y)
         return loss, logits
 
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Let no weight need a gradient inside the block: nothing is kept for them when only a code is to learn."""
+        trainable = [parameter for parameter in self.parameters if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
     def precision(self, device: torch.device) -> torch.autocast:
         """Return the context in which the network runs on `device` while training, as the options say."""
         low = self.options.precision == "bfloat16"

@@ -65,12 +65,11 @@ class TwoStageSearch(SupernetSearch):
     def train_code(self, batch: Batch) -> dict[str, Tensor]:
         """Take a step of the codes and return its metrics."""
         x, y = batch
-        loss, logits = self.weights.loss(x, y, self.code.coefficients())
-        codes = list(self.code.b)
-        # the gradient of b alone: no weight's gradient is computed
-        for b, gradient in zip(codes, torch.autograd.grad(loss, codes), strict=True):
-            b.grad = gradient
+        with self.weights.fixed():
+            loss, logits = self.weights.loss(x, y, self.code.coefficients())
+        loss.backward()
         self.code_optimizer.step()
+        self.code_optimizer.zero_grad(set_to_none=True)
         return {"valid_loss": loss.detach(), "valid_accuracy": hits(logits, y)}
 
     def end_epoch(self, run: Run) -> dict[str, Any]:

@@ -16,8 +16,15 @@ import pytest
 import torch
 from scipy.stats import kendalltau, ttest_1samp
 
-from experiments import _statistics, ablation, cifar10_two_stage, correlation, efficiency
-from experiments._command import settings_of
+from experiments import (
+    _command,
+    _statistics,
+    ablation,
+    cifar10_two_stage,
+    correlation,
+    efficiency,
+)
+from experiments._command import Launch, settings_of
 from experiments._images import Subset, balanced, prepare_images
 from experiments._searches import DARTS, ONE_STAGE, SEARCHES, SHARING, TWO_STAGE
 from experiments._statistics import ceiling, interval_text, kendall, mean_interval, mean_tau
@@ -310,6 +317,37 @@ def test_paper_scales_have_the_published_settings() -> None:
     options = module_of("cifar10_two_stage").SCALES["paper"].options
     assert (options.matrix, options.epochs, options.evaluation_epochs) == ("uniform", 50, 600)
     assert module_of("cifar10_one_stage").SCALES["paper"].options.size_limit == 3_700_000
+
+
+def test_settings_say_what_not_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has the constants of the scale; what may differ between launches is in the options of trials only."""
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        _command, "run_trials", lambda rows, function, trials, **_: given.extend(trials)
+    )
+    first = Launch("smoke", tmp_path, device="cpu")
+    other = replace(first, data=str(tmp_path / "digits"), data_root="elsewhere", seeds=3, jobs=2)
+    for launched in (first, other):
+        cifar10_two_stage.run(launched)
+    size = cifar10_two_stage.SCALES["smoke"]
+    options = size.options.to_json()
+    for name in ("seed", "device", "data", "data_root", "download"):
+        del options[name]
+    settings = {
+        "scale": "smoke",
+        "data": "digits",
+        "images.train": 128,
+        "images.test": 64,
+        "images.size": None,
+        **{f"options.{name}": value for name, value in options.items()},
+    }
+    assert read_about(tmp_path)["settings"] == json.loads(json.dumps(settings))
+    place = {"data": str(tmp_path / "images"), "device": "cpu"}
+    assert given == [
+        (seed, replace(size.options, **place, data_root=root, seed=seed), tmp_path / f"runs/{seed}")
+        for root, seeds in (("data", 2), ("elsewhere", 3))
+        for seed in range(seeds)
+    ]
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,23 @@ class TestWeightsStep:
         kept = sum(entry["momentum_buffer"].numel() for entry in entries)
         assert kept == sum(parameter.numel() for parameter in trained)
 
+    def test_a_step_of_the_code_keeps_less(self, toy_data: Callable[..., Dataset]) -> None:
+        """No weight needs anything, nor what comes before the first coefficient; all need gradients again after it."""
+        stage = two_stage(toy_data)
+        (x, y), valid = next(stage.batches(0, 0))
+        trainable = [p for p in stage.network.parameters() if p.requires_grad]
+        kept = [x, y, *valid, *stage.network.parameters(), *stage.network.buffers()]
+        with torch.no_grad():
+            coefficients = stage.code.coefficients()
+        whole = saved_bytes(lambda: stage.weights.loss(x, y, coefficients)[0], kept)
+        with stage.weights.fixed():
+            found = saved_bytes(
+                lambda: stage.weights.loss(*valid, stage.code.coefficients())[0], kept
+            )
+        assert found < 0.95 * whole
+        stage.train_code(valid)
+        assert all(p.requires_grad and p.grad is None for p in trainable)
+
     def test_a_step_of_the_code_does_less(self, toy_data: Callable[..., Dataset]) -> None:
         """No gradient of a weight is computed."""
         stage = two_stage(toy_data)

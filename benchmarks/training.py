@@ -1,0 +1,172 @@
+"""How many images a second does training of a found network take in, beside a plain PyTorch loop?
+
+    python benchmarks/training.py | tee benchmarks/results/training.txt
+    python benchmarks/training.py --channels 36 --cells 20 --batch-size 96 --workers 8      # on a GPU
+
+The network, the recipe (SGD, clipping, auxiliary head, drop path) and the images are the same:
+
+    isnas      `isnas evaluate`'s step and batches: images kept as uint8, varied in whole batches
+    plain      what a training script usually does: DataLoader over a torchvision data set with its transforms (padded
+               crop, mirror image, normalisation, cut-out), weights as PyTorch lays them out, a loss read at every step
+
+Both, and each with the other's input, take turns, an epoch each; ratios are medians of ratios within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from statistics import median
+
+import torch
+from _measure import in_turn, origin, ratio
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from experiments.efficiency import random_images
+from isnas.data import Dataset as Images
+from isnas.genotype import GENOTYPES
+from isnas.network import Network, build_network
+from isnas.options import EvaluateOptions
+from isnas.training import Training, cpu_threads, resolve_device
+
+PRESET = EvaluateOptions.preset("paper")
+DROP_PATH = 0.1
+"""Halfway through the published schedule."""
+
+
+class Cutout:
+    """Set a square of an image to zero, wherever its centre falls."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, image: Tensor) -> Tensor:
+        row, column = (int(torch.randint(length, ())) for length in image.shape[1:])
+        half = self.side // 2
+        image[:, max(0, row - half) : row + half, max(0, column - half) : column + half] = 0
+        return image
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's CIFAR-10 has them: an array, from which pictures are made one by one."""
+
+    def __init__(self, images: Images) -> None:
+        self.pixels = images.train_images.permute(0, 2, 3, 1).cpu().numpy()
+        self.labels = images.train_labels.tolist()
+        side = images.size[0]
+        self.vary = transforms.Compose(
+            [
+                transforms.RandomCrop(side, padding=side // 8),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(images.mean, images.std),
+                Cutout(side // 2),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.vary(Image.fromarray(self.pixels[i])), self.labels[i]
+
+
+def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tensor], float]:
+    """Return the step of a usual training script; it returns the loss."""
+    network = network.to(device).train()
+    network.drop_path.rate = DROP_PATH
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=PRESET.learning_rate,
+        momentum=PRESET.momentum,
+        weight_decay=PRESET.weight_decay,
+    )
+
+    def step(x: Tensor, y: Tensor) -> float:
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        optimizer.zero_grad()
+        logits, side = network(x, auxiliary=True)
+        loss = F.cross_entropy(logits, y) + PRESET.auxiliary_weight * F.cross_entropy(side, y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), PRESET.clip)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--steps", type=int, default=3, help="of an epoch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    images = replace(
+        random_images(given.steps * given.batch_size, given.side), cutout=given.side // 2
+    )
+
+    def network() -> Network:
+        genotype = GENOTYPES["ISTA_twostage"]
+        return build_network(genotype, given.channels, given.cells, auxiliary=True)
+
+    options = replace(
+        PRESET, batch_size=given.batch_size, precision=given.precision, drop_path=DROP_PATH
+    )
+    ours = Training(network(), options, images.to(device), device)
+    ours.epoch = ours.epochs - 1  # where drop path has its full rate
+    step = plain_step(network(), device)
+    loader = DataLoader(
+        Pictures(images),
+        given.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=given.workers,
+        persistent_workers=given.workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+    def input_only(batches: Iterable[object]) -> None:
+        for _ in batches:
+            pass
+
+    def epoch(step: Callable[[Tensor, Tensor], object], batches: Iterable[object]) -> None:
+        for x, y in batches:
+            step(x, y)
+
+    def our_step(x: Tensor, y: Tensor) -> object:
+        return ours.train_step((x.to(device), y.to(device)))
+
+    ways = {
+        "isnas": lambda: epoch(our_step, ours.batches(0, 0)),
+        "plain": lambda: epoch(step, loader),
+        "plain, with isnas's batches": lambda: epoch(step, ours.batches(0, 0)),
+        "isnas's batches alone": lambda: input_only(ours.batches(0, 0)),
+        "plain batches alone": lambda: input_only(loader),
+    }
+    print(origin("training.py", sys.argv[1:]))
+    with cpu_threads(given.threads):
+        spent = in_turn(ways, given.rounds, device, warm_up=1)
+    print(" x plain  images/s  way")
+    for name, seconds in spent.items():
+        faster = ratio(spent["plain"], seconds)
+        rate = given.steps * given.batch_size / median(seconds)
+        print(f"{faster:8.2f}  {rate:8.0f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
