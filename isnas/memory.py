@@ -27,12 +27,12 @@ def saved_bytes(forward: Callable[[], Tensor], kept: Iterable[Tensor] = ()) -> i
     known = {tensor.untyped_storage().data_ptr() for tensor in kept}
     saved: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()  # held, so that its address stays its own
         saved[storage.data_ptr()] = storage
-        return tensor
+        # nothing is kept in its place: an operation that kept its own result would never be freed
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
         result = forward()
     if not result.requires_grad:
         raise ValueError("the forward pass must return a tensor that needs a gradient")

@@ -127,14 +127,13 @@ class NASBench201Network(CellNetwork):
 
     def forward(self, x: Tensor, coefficients: Mapping[str, Coefficients] | None = None) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
-        (incoming,) = self.incoming(coefficients).values()
-        drop = self.active_drop_path()
+        incoming, drop = self.incoming(coefficients), self.active_drop_path()
         x = self.stem(x)
-        for i, cell in enumerate(self.cells):
+        for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
             stage, first = divmod(i, self.cells_per_stage)
             if stage > 0 and first == 0:
                 x = self.reductions[stage - 1](x)
-            x = cell(x, incoming, drop)
+            x = cell(x, edges, drop)
         return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
 
 

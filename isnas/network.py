@@ -234,8 +234,8 @@ class Network(CellNetwork):
         if self.stem_2 is not None:
             s1 = self.stem_2(s0)
         side = None
-        for i, (kind, cell) in enumerate(zip(self.kinds, self.cells, strict=True)):
-            s0, s1 = s1, cell(s0, s1, incoming[kind], drop)
+        for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
+            s0, s1 = s1, cell(s0, s1, edges, drop)
             if auxiliary and i == self.auxiliary_after:
                 side = self.auxiliary_head(s1)
         logits = self.classifier(s1.mean(dim=(2, 3)))

@@ -2,7 +2,8 @@
 
 An operation is a body followed by a *closing* batch norm. The coefficient c of a place is applied inside that norm,
 ``gamma <- c gamma, beta <- c beta``, which is `c * operation(x)` exactly. So the coefficient needs no pass over the
-feature map of its own and saves no activation, and folding is the same product carried out for good.
+feature map of its own and saves no activation, and folding is the same product carried out for good. The products of
+many operations are taken together (`scaled`): where a GPU waits for the next kernel, two for each would cost a layer.
 
 Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)) out.
 """
@@ -10,7 +11,7 @@ Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -31,8 +32,16 @@ only (PC-DARTS, arXiv 1907.05737): as they are, or max-pooled 2x2 where the stri
 CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
 
 
+Affine = tuple[Tensor, Tensor]
+"""The affine part of a batch norm, gamma and beta, shapes (channels,)."""
+
+Factor = Tensor | Affine | None
+"""By what an operation multiplies its output: without a closing norm a coefficient, a 0-d tensor; with one the norm's
+affine part times the coefficient. None: by nothing."""
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose affine part can be multiplied by a coefficient.
+    """Batch norm that can be run with another affine part than its own.
 
     Where it is `synchronised`, its statistics in training are those of all processes' images.
     """
@@ -48,11 +57,9 @@ class BatchNorm(nn.BatchNorm2d):
         # without PyTorch's upgrade of old states, which would look for that count
         nn.Module._load_from_state_dict(self, *arguments)
 
-    def forward(self, x: Tensor, coefficient: Tensor | None = None) -> Tensor:
-        """Return coefficient * batch_norm(x); `coefficient` is a 0-d tensor."""
-        weight, bias = self.weight, self.bias
-        if coefficient is not None:
-            weight, bias = weight * coefficient, bias * coefficient
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
+        """Return batch_norm(x), with its own affine part by default."""
+        weight, bias = (self.weight, self.bias) if affine is None else affine
         if self.synchronised and self.training:
             buffers = (self.running_mean, self.running_var)
             return synchronised_batch_norm(x, *buffers, weight, bias, self.momentum, self.eps)
@@ -66,6 +73,28 @@ class BatchNorm(nn.BatchNorm2d):
             self.momentum,
             self.eps,
         )
+
+
+def scaled(norms: Sequence[Sequence[BatchNorm]], coefficients: Tensor) -> list[list[Affine]]:
+    """Return the affine parts of batch norms times coefficients, by a handful of operations however many there are.
+
+    Parameters
+    ----------
+    norms : k batch norms for each of some cells, all with the same number of channels
+    coefficients : Tensor, shape (k,)
+
+    Returns
+    -------
+    list of list of Affine
+        For each cell and coefficient.
+    """
+    flat = [norm for row in norms for norm in row]
+    parts = torch.stack([norm.weight for norm in flat] + [norm.bias for norm in flat])
+    products = parts.view(2, len(norms), len(coefficients), -1) * coefficients[:, None]
+    weights, biases = products.flatten(1, 2).unbind()
+    k = len(coefficients)
+    pairs = list(zip(weights.unbind(), biases.unbind(), strict=True))
+    return [pairs[i : i + k] for i in range(0, len(pairs), k)]
 
 
 def synchronise(network: nn.Module) -> None:
@@ -92,12 +121,12 @@ class Operation(nn.Module):
         self.norm = norm
         self.droppable = droppable
 
-    def forward(self, x: Tensor, coefficient: Tensor | None = None) -> Tensor:
-        """Return coefficient * operation(x)."""
+    def forward(self, x: Tensor, factor: Factor = None) -> Tensor:
+        """Return the operation's output, multiplied."""
         x = self.body(x)
         if self.norm is not None:
-            return self.norm(x, coefficient)
-        return x if coefficient is None else coefficient * x
+            return self.norm(x, factor)
+        return x if factor is None else factor * x
 
 
 def convolution(c_in: int, c_out: int, kernel: int, **options: int) -> nn.Conv2d:

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from .distributed import processes, rank
 from .errors import UserError
-from .operations import BYPASS, OPERATIONS, BatchNorm, ClosingNorm, layout, shuffled
+from .operations import (
+    BYPASS,
+    OPERATIONS,
+    BatchNorm,
+    ClosingNorm,
+    Factor,
+    layout,
+    scaled,
+    shuffled,
+)
 from .space import Place, Space
 
 
@@ -65,8 +74,11 @@ class DropPath:
         return x * (kept.to(x.dtype) / keep)
 
 
-# (operation's key, source state, coefficient) for each node
-Incoming = list[list[tuple[str, int, Tensor | None]]]
+Edge = tuple[str, int, Factor]
+"""An operation's key, the state that it reads, and what its output is multiplied by."""
+
+Incoming = list[list[Edge]]
+"""What each node of a cell adds up."""
 
 
 class Nodes(nn.Module):
@@ -148,16 +160,16 @@ class Nodes(nn.Module):
 
     def _sum(
         self,
-        edges: list[tuple[str, int, Tensor | None]],
+        edges: list[Edge],
         states: list[Tensor],
         channels: int,
         drop: DropPath | None,
     ) -> Tensor:
         """Return the sum of incoming operations, (B, channels, H / stride, W / stride)."""
         node: Tensor | None = None
-        for key, source, coefficient in edges:
+        for key, source, factor in edges:
             operation = self.operations[key]
-            out = operation(states[source], coefficient)
+            out = operation(states[source], factor)
             if drop is not None and operation.droppable:
                 out = drop(out)
             node = out if node is None else node + out
@@ -223,20 +235,44 @@ class CellNetwork(nn.Module, ABC):
         factor 1.
         """
 
-    def incoming(self, coefficients: Mapping[str, Coefficients] | None) -> dict[str, Incoming]:
-        """Return what each node of each kind of cell adds up."""
-        found = {}
-        for kind in self.space.kinds:
-            nodes: Incoming = [[] for _ in range(self.space.nodes)]
-            places = self.places[kind] if coefficients is None else coefficients[kind].places
-            values = (
-                [None] * len(places) if coefficients is None else coefficients[kind].values.unbind()
-            )
-            for place, value in sorted(
-                zip(places, values, strict=True), key=lambda entry: entry[0]
-            ):
-                nodes[place.node].append((place_key(self.space, place), place.source, value))
-            found[kind] = nodes
+    def incoming(self, coefficients: Mapping[str, Coefficients] | None) -> list[Incoming]:
+        """Return what each node of every cell adds up."""
+        if coefficients is None:
+            of_kind = {kind: self._nodes(places) for kind, places in self.places.items()}
+            return [of_kind[kind] for kind in self.kinds]
+        found: list[Incoming] = [[] for _ in self.kinds]
+        for kind, part in coefficients.items():
+            groups: dict[int, list[int]] = {}  # cells of as many channels
+            for i, (each, cell) in enumerate(zip(self.kinds, self.cells, strict=True)):
+                if each == kind:
+                    groups.setdefault(cell.nodes.worked, []).append(i)
+            for cells in groups.values():
+                for i, factors in zip(cells, self._factors(cells, part), strict=True):
+                    found[i] = self._nodes(part.places, factors)
+        return found
+
+    def _nodes(self, places: Iterable[Place], factors: Iterable[Factor] | None = None) -> Incoming:
+        nodes: Incoming = [[] for _ in range(self.space.nodes)]
+        entries = ((place, None) for place in places)
+        if factors is not None:
+            entries = zip(places, factors, strict=True)
+        for place, factor in sorted(entries, key=lambda entry: entry[0]):
+            nodes[place.node].append((place_key(self.space, place), place.source, factor))
+        return nodes
+
+    def _factors(self, cells: list[int], part: Coefficients) -> list[list[Factor]]:
+        """Return for each of these cells, which have as many channels, what its active operations are multiplied by."""
+        values: list[Factor] = list(part.values.unbind())
+        keys = [place_key(self.space, place) for place in part.places]
+        norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
+        closed = [k for k, norm in enumerate(norms[0]) if norm is not None]
+        found = [list(values) for _ in cells]
+        if closed:
+            of_closed = torch.stack([values[k] for k in closed])
+            rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
+            for factors, row in zip(found, rows, strict=True):
+                for k, affine in zip(closed, row, strict=True):
+                    factors[k] = affine
         return found
 
     def active_drop_path(self) -> DropPath | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 
 import pytest
 import torch
@@ -30,6 +31,19 @@ def test_saved_bytes_of_known_graphs() -> None:
     assert saved_bytes(lambda: (x.view(10, 10) * x.view(10, 10)).sum()) == 4 * 100
     with pytest.raises(ValueError, match="needs a gradient"):
         saved_bytes(lambda: x.detach().sum())
+
+
+def test_what_was_saved_is_freed_again() -> None:
+    x = torch.ones(100, requires_grad=True)
+    freed = []
+
+    def forward() -> torch.Tensor:
+        y = x.exp()  # keeps its result
+        weakref.finalize(y.untyped_storage(), freed.append, True)
+        return y.sum()
+
+    assert saved_bytes(forward) == 400
+    assert freed
 
 
 @linux

@@ -101,7 +101,7 @@ def test_coefficients_equal_scaled_outputs_in_the_discrete_network() -> None:
     for place, c in sorted(zip(coefficients.places, coefficients.values, strict=True)):
         (operation,) = supernet.operations_at("cell", [place])[:1]
         states[place.node + 1] = states[place.node + 1] + c * operation(states[place.source])
-    incoming = supernet.incoming(code.coefficients())["cell"]
+    incoming = supernet.incoming(code.coefficients())[0]
     torch.testing.assert_close(cell(x, incoming, None), states[3], rtol=1e-12, atol=1e-12)
 
 

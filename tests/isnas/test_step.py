@@ -148,8 +148,8 @@ class TestWaiting:
             torch.cuda.set_sync_debug_mode(before)
 
 
-def two_stage(toy_data: Callable[..., Dataset]) -> TwoStageSearch:
-    stage = build("ista-two-stage", toy_data())
+def two_stage(toy_data: Callable[..., Dataset], **changes: Any) -> TwoStageSearch:
+    stage = build("ista-two-stage", toy_data(), **changes)
     assert isinstance(stage, TwoStageSearch)
     return stage
 
@@ -157,11 +157,30 @@ def two_stage(toy_data: Callable[..., Dataset]) -> TwoStageSearch:
 def alone(stage: TwoStageSearch) -> Training:
     """Return the training of the same architecture by itself, with the same batch norms."""
     network = extract(stage.network, stage.code.places)
-    options = EvaluateOptions(channels=4, cells=3, batch_size=8)
     train_affine(network.cells, False)
+    options = EvaluateOptions(batch_size=8)
     data = stage.train_batches
     dataset = Dataset("toy", data._images, data._labels, (), (), tuple("0123"), (0.5,), (0.3,))
     return Training(network, options, dataset, torch.device("cpu"))
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that work on data, of any size: on a GPU each is a kernel or more."""
+
+    number = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: Any = None
+    ) -> Any:
+        self.number += not function.is_view
+        return function(*arguments, **(options or {}))
+
+
+def kernels_of(step: Callable[[], object]) -> int:
+    step()  # the first makes the optimizer's state
+    with Kernels() as counter:
+        step()
+    return counter.number
 
 
 def operations_of(step: Callable[[], object]) -> int:
@@ -180,6 +199,19 @@ class TestWeightsStep:
             coefficients = stage.code.coefficients()
         found = operations_of(lambda: stage.train_weights(train, coefficients))
         assert found == operations_of(lambda: alone(stage).train_step(train)) > 0
+
+    def test_hardly_more_kernels(self, toy_data: Callable[..., Dataset]) -> None:
+        """The codes and coefficients of all operations need a few together, not some for each."""
+        stage = two_stage(toy_data, cells=8)
+        train, _ = next(stage.batches(0, 0))
+
+        def step() -> None:
+            with torch.no_grad():
+                coefficients = stage.code.coefficients()
+            stage.train_weights(train, coefficients)
+
+        single = alone(stage)
+        assert kernels_of(step) <= 1.05 * kernels_of(lambda: single.train_step(train))
 
     def test_same_memory(self, toy_data: Callable[..., Dataset]) -> None:
         stage = two_stage(toy_data)
@@ -231,9 +263,19 @@ class TestWeightsStep:
     def test_frozen_is_as_cheap_as_folded(self, toy_data: Callable[..., Dataset]) -> None:
         stage = build(FROZEN, toy_data())
         assert isinstance(stage, OneStageTraining)
-        x, y = next(stage.batches(2, 0))
+        x, y = batch = next(stage.batches(2, 0))
         coefficients = stage.code.coefficients()
         folded = fold(stage.network, coefficients)
+        options = {name: getattr(stage.options, name) for name in ("drop_path", "auxiliary_weight")}
+        single = Training(
+            fold(stage.network, coefficients),
+            EvaluateOptions(batch_size=8, epochs=2, **options),
+            toy_data(),
+            torch.device("cpu"),
+        )
+        single.epoch = 1  # halfway, as the stage is
+        most = 1.1 * kernels_of(lambda: single.train_step(batch))  # of three cells only
+        assert kernels_of(lambda: stage.train_step(batch)) <= most
 
         def loss(network: nn.Module, *inputs: Any) -> Tensor:
             return nn.functional.cross_entropy(network(x, *inputs), y)

@@ -28,7 +28,17 @@ from isnas.genotype import random_genotype
 from isnas.memory import saved_bytes
 from isnas.nasbench201 import NASBENCH201_SPACE
 from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
-from isnas.operations import BYPASS, bypassing, layout, shuffled, without_bypass
+from isnas.operations import (
+    BYPASS,
+    BatchNorm,
+    Factor,
+    Operation,
+    bypassing,
+    layout,
+    scaled,
+    shuffled,
+    without_bypass,
+)
 from isnas.supernet import Nodes, place_key, train_affine
 from isnas.training import Weights
 
@@ -343,6 +353,12 @@ EDGE_SPACE = bypassing(
 )
 
 
+def factor(operation: Operation, coefficient: Tensor) -> Factor:
+    if operation.norm is None:
+        return coefficient
+    return operation.norm.weight * coefficient, operation.norm.bias * coefficient
+
+
 def mixed_edge(
     nodes: Nodes, x: Tensor, weights: dict[str, Tensor], stride: int, partial: int
 ) -> Tensor:
@@ -356,6 +372,32 @@ def mixed_edge(
     b, _, h, w = joined.shape
     turned = joined.view(b, partial, c // partial, h, w).transpose(1, 2).contiguous()
     return turned.view(b, c, h, w)
+
+
+class TestScaled:
+    def test_products_and_their_gradients(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        norms = [[BatchNorm(5).double() for _ in range(3)] for _ in range(2)]
+        for norm in (norm for row in norms for norm in row):
+            for parameter in norm.parameters():
+                torch.nn.init.normal_(parameter, generator=random)
+        c = torch.randn(3, dtype=torch.float64, generator=random, requires_grad=True)
+        leaves = [c, *(p for row in norms for norm in row for p in norm.parameters())]
+        upper = torch.randn(12, 5, dtype=torch.float64, generator=random)
+
+        def gradients(products: list[Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad((torch.stack(products) * upper).sum(), leaves)
+
+        found = [part for row in scaled(norms, c) for affine in row for part in affine]
+        expected = [
+            p * c[k]
+            for row in norms
+            for k, norm in enumerate(row)
+            for p in (norm.weight, norm.bias)
+        ]
+        assert all(map(torch.equal, found, expected))
+        for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
 
 
 class TestPartialChannels:
@@ -405,8 +447,11 @@ class TestPartialChannels:
                 (
                     place_key(space, p),
                     p.source,
-                    beta[node, p.source]
-                    * (1 if space.primitives[p.operation] == BYPASS else alpha[p]),
+                    factor(
+                        nodes.operations[place_key(space, p)],
+                        beta[node, p.source]
+                        * (1 if space.primitives[p.operation] == BYPASS else alpha[p]),
+                    ),
                 )
                 for p in space.candidates(node)
             ]
@@ -472,7 +517,7 @@ class TestPartialChannels:
         network = build_nasbench201_supernet(options, space).double()
         places = space.places()
         values = torch.rand(len(places), dtype=torch.float64)
-        (incoming,) = network.incoming({"cell": Coefficients(values, places)}).values()
+        incoming = network.incoming({"cell": Coefficients(values, places)})[0]
         x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
         weights = dict(zip(places, values, strict=True))
         states = [x]
