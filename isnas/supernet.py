@@ -241,8 +241,9 @@ class CellNetwork(nn.Module, ABC):
             of_kind = {kind: self._nodes(places) for kind, places in self.places.items()}
             return [of_kind[kind] for kind in self.kinds]
         found: list[Incoming] = [[] for _ in self.kinds]
-        for kind, part in coefficients.items():
-            groups: dict[int, list[int]] = {}  # cells of as many channels
+        for kind in self.space.kinds:
+            part = coefficients[kind]
+            groups: dict[int, list[int]] = {}  # cells by their channels
             for i, (each, cell) in enumerate(zip(self.kinds, self.cells, strict=True)):
                 if each == kind:
                     groups.setdefault(cell.nodes.worked, []).append(i)

@@ -1,0 +1,74 @@
+"""Does it pay to compile the active network with torch.compile? Compile time is counted.
+
+    python benchmarks/compilation.py | tee benchmarks/results/compilation.txt
+    python benchmarks/compilation.py --channels 16 --cells 8 --batch-size 256 --mode reduce-overhead     # on a GPU
+
+The active network is the same between two recoveries, so a search would compile it after every recovery that changed a
+support; training of a found network once. Printed are the ratio of the steps (forward, backward, update), what compiling
+took, and after how many steps it is made up for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from _measure import clock, in_turn, origin, ratio
+from torch.nn import functional as F
+
+import isnas
+from isnas.training import cpu_threads, resolve_device, send
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--cells", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--mode", help="of torch.compile; by default its own")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    x = torch.randn(given.batch_size, 3, given.side, given.side, device=device)
+    y = torch.arange(given.batch_size, device=device) % 10
+
+    def step(compiled: bool) -> Callable[[], None]:
+        genotype = isnas.GENOTYPES["ISTA_twostage"]
+        network = send(isnas.build_network(genotype, given.channels, given.cells), device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        run = torch.compile(network, mode=given.mode) if compiled else network
+
+        def once() -> None:
+            F.cross_entropy(run(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return once
+
+    print(origin("compilation.py", sys.argv[1:]))
+    with cpu_threads(given.threads):
+        steps = {"as it is": step(False), "compiled": step(True)}
+        begun = time.perf_counter()
+        steps["compiled"]()
+        clock(device)  # on a GPU: wait for it
+        compiling = time.perf_counter() - begun
+        spent = in_turn(steps, given.rounds, device)
+    plain, compiled = (median(spent[name]) for name in steps)
+    print(f"{ratio(spent['compiled'], spent['as it is']):8.2f}  x the step as it is")
+    print(f"{1e3 * plain:8.1f}  ms as it is")
+    print(f"{1e3 * compiled:8.1f}  ms compiled")
+    print(f"{compiling:8.1f}  s for compiling")
+    saved = plain - compiled
+    print(f"{compiling / saved:8.0f}  steps to make up for it" if saved > 0 else "   never  pays")
+
+
+if __name__ == "__main__":
+    main()
