@@ -3,9 +3,9 @@
     python benchmarks/compilation.py | tee benchmarks/results/compilation.txt
     python benchmarks/compilation.py --channels 16 --cells 8 --batch-size 256 --mode reduce-overhead     # on a GPU
 
-The active network is the same between two recoveries, so a search would compile it after every recovery that changed a
-support; training of a found network once. Printed are the ratio of the steps (forward, backward, update), what compiling
-took, and after how many steps it is made up for.
+The active network is the same between two recoveries, so a search would compile it after every recovery that changed
+a support; training of a found network once. Printed are the ratio of the steps (forward, backward, update), what
+compiling took, and after how many steps it is made up for.
 """
 
 from __future__ import annotations

@@ -220,13 +220,19 @@ def steps(make: Callable[..., Any], **changes: Any) -> dict[str, Any]:
     }
 
 
-def norm_of_parts() -> tuple[Tensor, ...]:
-    """Batch norm of this process's part of some images: output, gradients and gathered statistics."""
+def norm_of_parts(bfloat16: bool = False) -> tuple[Tensor, ...]:
+    """Batch norm of this process's part of some images: output, gradients and gathered statistics.
+
+    With bfloat16 as under autocast: images and what comes from above in bfloat16, the rest in float32.
+    """
     lengths = {1: [8], 2: [1, 7], 3: [5, 1, 2]}[processes()]
     random = torch.Generator().manual_seed(0)
     x = 5 + torch.randn(sum(lengths), 3, 4, 2, dtype=torch.float64, generator=random)
     upper = torch.randn(x.shape, dtype=torch.float64, generator=random)
-    weight, bias, mean, var = torch.rand(4, 3, dtype=torch.float64, generator=random)
+    vectors = torch.rand(4, 3, dtype=torch.float64, generator=random)
+    if bfloat16:
+        x, upper, vectors = x.bfloat16(), upper.bfloat16(), vectors.float()
+    weight, bias, mean, var = vectors
     first = sum(lengths[: rank()])
     mine = slice(first, first + lengths[rank()])
     inputs = [each.requires_grad_() for each in (x[mine].clone(), weight, bias)]
@@ -253,6 +259,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "plain": partial(steps, plain),
     "plain, own statistics": partial(steps, plain, sync_batch_norm=False),
     "norm": norm_of_parts,
+    "norm in bfloat16": partial(norm_of_parts, bfloat16=True),
     "score": shared_score,
 }
 
@@ -308,12 +315,18 @@ class TestSteps:
         self, several: list[dict[str, Any]], alone: dict[str, Any]
     ) -> None:
         """Parts of different sizes, too, one of them of one image."""
-        expected, found = alone["norm"], [each["norm"] for each in several]
-        for i in (0, 1):  # output and gradient of the images
-            parts = torch.cat([each[i] for each in found])
-            torch.testing.assert_close(parts, expected[i], rtol=1e-12, atol=1e-12)
-        for each in found:
-            assert_close(each[2:], expected[2:], 1e-12)
+        for name, of_images, of_channels in (
+            ("norm", 1e-12, 1e-12),
+            ("norm in bfloat16", 2e-2, 1e-2),  # it has 8 bits
+        ):
+            expected, found = alone[name], [each[name] for each in several]
+            for i in (0, 1):  # output and gradient of the images
+                parts = torch.cat([each[i] for each in found])
+                torch.testing.assert_close(parts, expected[i], rtol=of_images, atol=of_images)
+            for each in found:
+                assert_close(each[2:], expected[2:], of_channels)
+                # gathered statistics are not rounded
+                assert_close(each[4:], expected[4:], min(of_channels, 1e-6))
 
     def test_shared_accuracy_is_of_all_images(
         self, several: list[dict[str, Any]], alone: dict[str, Any]
