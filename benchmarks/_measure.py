@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from isnas.rows import machine
-from isnas.run import versions
+from isnas.rows import launch_record
 
 
-def origin(script: str, arguments: Sequence[str]) -> str:
+def launched(script: str) -> dict[str, Any]:
+    """Return the record of this launch of a benchmark, see `isnas.rows.launch_record`."""
+    record = launch_record(script, sys.argv[1:])
+    return {**record, "command": record["command"].replace("python -m ", "python benchmarks/")}
+
+
+def origin(script: str) -> str:
     """Return a line that says what is measured where: command, machine, versions."""
-    found, known = machine(), versions()
-    gpu = found["gpu"] or "no GPU"
+    record = launched(script)
+    machine, known = record["machine"], record["versions"]
     return (
-        f"`python benchmarks/{script}{''.join(f' {word}' for word in arguments)}`: {found['processor']}, "
-        f"{found['cores']} cores, {gpu}; Python {known['python']}, torch {known['torch']}\n"
+        f"`{record['command']}`: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['gpu'] or 'no GPU'}; Python {known['python']}, torch {known['torch']}\n"
     )
 
 

@@ -11,7 +11,6 @@ compiling took, and after how many steps it is made up for.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -53,7 +52,7 @@ def main() -> None:
 
         return once
 
-    print(origin("compilation.py", sys.argv[1:]))
+    print(origin("compilation.py"))
     with cpu_threads(given.threads):
         steps = {"as it is": step(False), "compiled": step(True)}
         begun = time.perf_counter()

@@ -17,7 +17,6 @@ Rows survive an interruption; the same command goes on.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +24,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, origin
+from _measure import in_turn, launched, origin
 from torch import Tensor
 
 from isnas.folding import extract
 from isnas.memory import saved_bytes
 from isnas.network import NetworkOptions, build_supernet
 from isnas.options import EvaluateOptions
-from isnas.rows import Rows, launch_record
+from isnas.rows import Rows
 from isnas.space import DARTS_SPACE, Place
 from isnas.supernet import CellNetwork, Coefficients, train_affine
 from isnas.training import Weights, cpu_threads, resolve_device, send
@@ -170,11 +169,10 @@ def main() -> None:
     given = parser.parse_args()
     device = resolve_device(given.device)
     settings = {"centre": CENTRE, "side": SIDE, "rounds": given.rounds, "threads": given.threads}
-    launch = launch_record("benchmarks.growth", sys.argv[1:])
-    print(origin("growth.py", sys.argv[1:]))
+    print(origin("growth.py"))
     with (
         cpu_threads(given.threads),
-        Rows(Path(given.out), ("varied", "value"), settings, launch) as rows,
+        Rows(Path(given.out), ("varied", "value"), settings, launched("growth.py")) as rows,
     ):
         print("varied         value" + "".join(f"  {name:>14} ms     MiB" for name in METHODS))
         for varied, values in VARIED.items():

@@ -9,7 +9,6 @@ one process, timed by the process's CPU time, and the median of the ratios withi
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from statistics import median
 
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    print(origin("layout.py", sys.argv[1:]))
+    print(origin("layout.py"))
     print("ratio  channels last  contiguous  (ms)  channels cells batch side")
     for size in SIZES:
         layouts = {"last": torch.channels_last, "contiguous": torch.contiguous_format}

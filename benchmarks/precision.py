@@ -12,7 +12,6 @@ two seeds of the same precision share says what to expect of chance.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from itertools import combinations
 from pathlib import Path
@@ -70,7 +69,7 @@ def main() -> None:
         for of in (searched, tested)
     ]
     lines.append(("bfloat16 minus float32, paired", *differences))
-    print(origin("precision.py", sys.argv[1:]))
+    print(origin("precision.py"))
     header = ("precision", "accuracy in search (%)", "test accuracy of what was found (%)")
     print(markdown_table(header, lines))
     same = fmean(shared(*pair) for pair in zip(*found.values(), strict=True))

@@ -14,7 +14,6 @@ Then what else an epoch takes: the recovery of all nodes, certified, and making 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
@@ -234,7 +233,7 @@ def main() -> None:
     names = ("channels", "cells", "batch_size", "precision", "seed")
     shape = {name: getattr(given, name) for name in names}
     dataset = random_images(2 * given.batch_size, given.side).to(device)
-    print(origin("step.py", sys.argv[1:]))
+    print(origin("step.py"))
     with cpu_threads(given.threads):
         images = dataset.train_images
         steps, search = steps_of(shape, dataset, device)

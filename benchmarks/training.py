@@ -15,7 +15,6 @@ Both, and each with the other's input, take turns, an epoch each; ratios are med
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import median
@@ -158,7 +157,7 @@ def main() -> None:
         "isnas's batches alone": lambda: input_only(ours.batches(0, 0)),
         "plain batches alone": lambda: input_only(loader),
     }
-    print(origin("training.py", sys.argv[1:]))
+    print(origin("training.py"))
     with cpu_threads(given.threads):
         spent = in_turn(ways, given.rounds, device, warm_up=1)
     print(" x plain  images/s  way")

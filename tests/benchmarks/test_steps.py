@@ -40,7 +40,7 @@ SMALL = ("--channels", "2", "--cells", "3", "--side", "8", "--rounds", "1")
 
 
 def test_step(script: object, capsys: pytest.CaptureFixture[str]) -> None:
-    script("step", *SMALL, "--batch-size", "4", "--images", "16", "--device", "cpu").main()
+    script("step", *SMALL, "--batch-size", "32", "--images", "64", "--device", "cpu").main()
     out = capsys.readouterr().out
     assert out.startswith("`python benchmarks/step.py --channels 2")
     rows = [line.split() for line in out.splitlines() if line.startswith(" ") and "%" not in line]
