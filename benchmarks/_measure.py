@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from isnas.errors import UserError
 from isnas.rows import launch_record
 
 
@@ -28,6 +29,15 @@ def origin(script: str) -> str:
         f"`{record['command']}`: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['gpu'] or 'no GPU'}; Python {known['python']}, torch {known['torch']}\n"
     )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script; a user's mistake is one line and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def clock(device: torch.device) -> float:

@@ -16,23 +16,24 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from _measure import clock, in_turn, origin, ratio
+from _measure import clock, in_turn, origin, ratio, run
 from torch.nn import functional as F
 
 import isnas
+from experiments._command import positive
 from isnas.training import cpu_threads, resolve_device, send
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--channels", type=positive, default=8)
+    parser.add_argument("--cells", type=positive, default=4)
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
+    parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--mode", help="of torch.compile; by default its own")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = resolve_device(given.device)
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,9 +24,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, launched, origin
+from _measure import in_turn, launched, origin, run
 from torch import Tensor
 
+from experiments._command import positive
 from isnas.folding import extract
 from isnas.memory import saved_bytes
 from isnas.network import NetworkOptions, build_supernet
@@ -163,8 +164,8 @@ def main() -> None:
     """Measure what is not measured yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/growth", help="directory of the rows")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = resolve_device(given.device)
@@ -191,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

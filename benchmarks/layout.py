@@ -13,10 +13,11 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from _measure import in_turn, origin, ratio
+from _measure import in_turn, origin, ratio, run
 from torch.nn import functional as F
 
 import isnas
+from experiments._command import positive
 
 SIZES = ((8, 4, 64, 8, 1), (8, 5, 128, 32, 3), (16, 5, 64, 32, 3))
 
@@ -42,8 +43,8 @@ def stepper(layout: torch.memory_format, size: tuple[int, ...]) -> Callable[[], 
 def main() -> None:
     """Print a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--threads", type=positive, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(origin("layout.py"))
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,9 +17,10 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
-from _measure import origin
+from _measure import origin, run
 
 import isnas
+from experiments._command import positive
 from isnas.rows import markdown_table, mean_and_deviation
 
 PRECISIONS = ("float32", "bfloat16")
@@ -37,10 +38,10 @@ def shared(first: isnas.Genotype, second: isnas.Genotype) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=positive, default=4)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--preset", choices=("quick", "paper"), default="quick")
-    parser.add_argument("--epochs", type=int, help="of the search; by default the preset's")
+    parser.add_argument("--epochs", type=positive, help="of the search; by default the preset's")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     changes = {"data": given.data, "device": given.device, "random_architectures": 0}
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,9 +20,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, origin, ratio
+from _measure import in_turn, origin, ratio, run
 from torch import Tensor, nn
 
+from experiments._command import positive
 from experiments._searches import TWO_STAGE, build_search
 from experiments.efficiency import random_images
 from isnas.data import Dataset
@@ -217,15 +218,15 @@ def report(
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--images", type=int, default=25_000, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--channels", type=positive, default=16)
+    parser.add_argument("--cells", type=positive, default=8)
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
+    parser.add_argument("--images", type=positive, default=25_000, help="of an epoch")
+    parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--rival-rounds", type=int, default=1, help="of DARTS; 0: leave it out")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
@@ -267,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,13 +20,14 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from _measure import in_turn, origin, ratio
+from _measure import in_turn, origin, ratio, run
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from experiments._command import positive
 from experiments.efficiency import random_images
 from isnas.data import Dataset as Images
 from isnas.genotype import GENOTYPES
@@ -103,15 +104,15 @@ def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tens
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--steps", type=int, default=3, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
+    parser.add_argument("--channels", type=positive, default=16)
+    parser.add_argument("--cells", type=positive, default=8)
+    parser.add_argument("--batch-size", type=positive, default=96)
+    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
+    parser.add_argument("--steps", type=positive, default=3, help="of an epoch")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--workers", type=positive, default=0, help="processes of the DataLoader")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = resolve_device(given.device)
@@ -168,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
