@@ -568,11 +568,17 @@ def test_interrupted_command(folder: Path, tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    for line in started.stderr:
-        if line.startswith("1/"):
-            break
-    os.killpg(started.pid, signal.SIGINT)  # as a terminal does
-    _, errors = started.communicate(timeout=120)
+    with started:
+        try:
+            for line in started.stderr:
+                if line.startswith("1/"):
+                    break
+            os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+            _, errors = started.communicate(
+                timeout=300
+            )  # a guard: a second where nothing else runs
+        finally:
+            started.kill()
     assert started.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted; the same command goes on with --out")
     assert "Traceback" not in errors
