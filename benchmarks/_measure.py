@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from experiments._command import positive
 from isnas.errors import UserError
 from isnas.rows import launch_record
 
@@ -29,6 +31,21 @@ def origin(script: str) -> str:
         f"`{record['command']}`: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['gpu'] or 'no GPU'}; Python {known['python']}, torch {known['torch']}\n"
     )
+
+
+def size_parser(
+    text: str | None, channels: int, cells: int, batch_size: int, rounds: int
+) -> argparse.ArgumentParser:
+    """Return a parser of the size of a network, of what it is fed and of how often; these are its defaults."""
+    parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
+    parser.add_argument("--channels", type=positive, default=channels)
+    parser.add_argument("--cells", type=positive, default=cells)
+    parser.add_argument("--batch-size", type=positive, default=batch_size)
+    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
+    parser.add_argument("--rounds", type=positive, default=rounds)
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--device", default="auto")
+    return parser
 
 
 def run(main: Callable[[], None]) -> None:

@@ -10,7 +10,6 @@ compiling took, and after how many steps it is made up for.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -18,25 +17,17 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from _measure import clock, in_turn, origin, ratio, run
+from _measure import clock, in_turn, origin, ratio, run, size_parser
 from torch.nn import functional as F
 
 import isnas
-from experiments._command import positive
 from isnas.training import cpu_threads, resolve_device, send
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=positive, default=8)
-    parser.add_argument("--cells", type=positive, default=4)
-    parser.add_argument("--batch-size", type=positive, default=64)
-    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
-    parser.add_argument("--rounds", type=positive, default=9)
+    parser = size_parser(__doc__, 8, 4, 64, 9)
     parser.add_argument("--mode", help="of torch.compile; by default its own")
-    parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = resolve_device(given.device)
     x = torch.randn(given.batch_size, 3, given.side, given.side, device=device)
@@ -46,10 +37,10 @@ def main() -> None:
         genotype = isnas.GENOTYPES["ISTA_twostage"]
         network = send(isnas.build_network(genotype, given.channels, given.cells), device)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-        run = torch.compile(network, mode=given.mode) if compiled else network
+        forward = torch.compile(network, mode=given.mode) if compiled else network
 
         def once() -> None:
-            F.cross_entropy(run(x), y).backward()
+            F.cross_entropy(forward(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -57,9 +48,8 @@ def main() -> None:
 
     print(origin("compilation.py"))
     with cpu_threads(given.threads), tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
-            cache  # what earlier runs have compiled is not to be found
-        )
+        # what earlier runs have compiled is not to be found
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         steps = {"as it is": step(False), "compiled": step(True)}
         begun = time.perf_counter()
         steps["compiled"]()

@@ -9,7 +9,7 @@ coding, which runs s operations of a node; and one that runs all candidates, as 
 the weights and one of the architecture (of the discrete network: of the weights), on one batch.
 
 The active operations are fixed, so that they are the same whatever the candidates are: from the latest earlier states,
-each by separable convolutions 3x3 first, by skip connections next, then by others.
+each by a separable convolution 3x3 first and by a skip connection next.
 
 Rows survive an interruption; the same command goes on.
 """

@@ -13,30 +13,26 @@ Then what else an epoch takes: the recovery of all nodes, certified, and making 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, origin, ratio, run
+from _measure import in_turn, origin, ratio, run, size_parser
 from torch import Tensor, nn
 
 from experiments._command import positive
-from experiments._searches import TWO_STAGE, build_search
+from experiments._searches import ONE_STAGE, TWO_STAGE, build_search
 from experiments.efficiency import random_images
 from isnas.data import Dataset
 from isnas.engine import NoRun, Stage
 from isnas.folding import extract, fold
 from isnas.memory import peak_memory, saved_bytes
 from isnas.methods import METHODS
-from isnas.network import build_supernet
-from isnas.one_stage import OneStageTraining
 from isnas.options import EvaluateOptions, TrainOptions
-from isnas.space import DARTS_SPACE
 from isnas.supernet import CellNetwork, train_affine
-from isnas.training import Training, cpu_threads, network_options, resolve_device
+from isnas.training import Training, cpu_threads, resolve_device
 from isnas.two_stage import TwoStageSearch
 
 RIVALS = {"DARTS, first order": "darts-1", "DARTS, second order": "darts-2"}
@@ -70,15 +66,11 @@ class Measured:
         return saved_bytes(self.loss, [*self.network.parameters(), *self.network.buffers(), images])
 
 
-def alone(
-    network: CellNetwork, shape: dict[str, Any], dataset: Dataset, device: torch.device
-) -> Training:
-    """Return the training of a discrete network by itself."""
-    trainable = [p.requires_grad for p in network.parameters()]
-    training = Training(network, EvaluateOptions(**shape), dataset, device)
-    for parameter, trained in zip(network.parameters(), trainable, strict=True):
-        parameter.requires_grad_(trained)
-    return training
+def weights_loss(stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the loss of a search's step of the weights, with which no code learns."""
+    with torch.no_grad():
+        coefficients = stage.code.coefficients()
+    return stage.weights.loss(*batch, coefficients)[0]
 
 
 def steps_of(
@@ -88,7 +80,7 @@ def steps_of(
     found: dict[str, Measured] = {}
 
     def add_alone(name: str, network: CellNetwork) -> None:
-        training = alone(network, shape, dataset, device)
+        training = Training(network, EvaluateOptions(**shape), dataset, device)
         batch = next(training.batches(0, 0))
         found[name] = Measured(
             lambda: training.train_step(batch),
@@ -110,16 +102,13 @@ def steps_of(
             coefficients = search.code.coefficients()
         search.train_weights(train, coefficients)
 
-    def weights_loss() -> Tensor:
-        with torch.no_grad():
-            coefficients = search.code.coefficients()
-        return search.weights.loss(*train, coefficients)[0]
-
     def architecture_loss() -> Tensor:
         with search.weights.fixed():
             return search.weights.loss(*valid, search.code.coefficients())[0]
 
-    found["two-stage search, weights"] = Measured(weights, weights_loss, search.network, name)
+    found["two-stage search, weights"] = Measured(
+        weights, lambda: weights_loss(search, train), search.network, name
+    )
     found["two-stage search, architecture"] = Measured(
         lambda: search.train_code(valid),
         architecture_loss,
@@ -128,7 +117,7 @@ def steps_of(
     )
 
     for frozen in (False, True):
-        stage = one_stage(shape, dataset, device)
+        stage = build_search(ONE_STAGE, TrainOptions(**shape, search_epochs=1), dataset, device)
         if frozen:
             stage.end_epoch(NoRun())
             stage.epoch = 1
@@ -141,24 +130,14 @@ def steps_of(
                 train_affine(cell.nodes, False)
         add_alone(name, network)
         batch = next(stage.batches(0, 0))
+
+        def loss(stage: Stage = stage, batch: tuple[Tensor, Tensor] = batch) -> Tensor:
+            return stage.weights.loss(*batch, stage.code.coefficients())[0]
+
         found["one-stage, all frozen" if frozen else "one-stage, searching"] = Measured(
-            lambda stage=stage, batch=batch: stage.train_step(batch),
-            lambda stage=stage, batch=batch: stage.weights.loss(*batch, stage.code.coefficients())[
-                0
-            ],
-            stage.network,
-            name,
+            lambda stage=stage, batch=batch: stage.train_step(batch), loss, stage.network, name
         )
     return found, search
-
-
-def one_stage(shape: dict[str, Any], dataset: Dataset, device: torch.device) -> OneStageTraining:
-    """Return one-stage training whose nodes are all frozen after an epoch."""
-    options = TrainOptions(**shape, search_epochs=1)
-    network = replace(
-        network_options(options, dataset), **OneStageTraining.network_changes(options)
-    )
-    return OneStageTraining(build_supernet(network, DARTS_SPACE), options, dataset, device)
 
 
 def rivals_of(
@@ -172,9 +151,7 @@ def rivals_of(
         batch = next(stage.batches(0, 0))
         found[name] = Measured(
             lambda stage=stage, batch=batch: stage.train_step(batch),
-            lambda stage=stage, batch=batch: stage.weights.loss(
-                *batch[1], stage.code.coefficients()
-            )[0],
+            lambda stage=stage, batch=batch: weights_loss(stage, batch[0]),
             stage.network,
             base,
             batches=2,
@@ -217,18 +194,11 @@ def report(
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=positive, default=16)
-    parser.add_argument("--cells", type=positive, default=8)
-    parser.add_argument("--batch-size", type=positive, default=64)
-    parser.add_argument("--side", type=positive, default=32, help="of the images, in pixels")
+    parser = size_parser(__doc__, 16, 8, 64, 9)
     parser.add_argument("--images", type=positive, default=25_000, help="of an epoch")
-    parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--rival-rounds", type=int, default=1, help="of DARTS; 0: leave it out")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = resolve_device(given.device)
     names = ("channels", "cells", "batch_size", "precision", "seed")
@@ -253,13 +223,11 @@ def main() -> None:
         with torch.no_grad():
             for b in search.code.b:
                 b.copy_(0.1 * torch.randn_like(b))
-        batches = iter(search.batches(0, 0))
-        next(batches)  # what is done once in an epoch
         others = {
             "recovery of all nodes, certified": (search.code.recover, 1),
             "a step's two batches": (lambda: next(iter(search.batches(0, 0))), number),
         }
-        parts = in_turn({name: run for name, (run, _) in others.items()}, 20, device)
+        parts = in_turn({name: work for name, (work, _) in others.items()}, 20, device)
         print(f"\nof an epoch of {number} steps of the two-stage search, {number * each:.1f} s:")
         for name, (_, times) in others.items():
             taken = median(parts[name])

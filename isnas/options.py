@@ -111,7 +111,7 @@ class RunOptions(BaseOptions):
         Whether batch norm takes the statistics of all processes' images, where several train together (torchrun).
     precision : {"float32", "bfloat16"}
         What convolutions compute in while training; weights, batch norms' statistics, codes and tests stay float32.
-        bfloat16 is for GPUs: it takes half the memory there, and on most CPUs twice the time.
+        bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32.
     epochs : int
         Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
     learning_rate : float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +18,11 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.slow
 
 
+Script = Callable[..., ModuleType]
+
+
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> object:
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     """Return a function that imports a script as if it were run, with a command line."""
     monkeypatch.syspath_prepend(str(HERE))
     threads = torch.get_num_threads()
@@ -32,14 +36,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> object:
 
     yield load
     torch.set_num_threads(threads)
-    for each in ("_measure", "step", "growth", "training", "layout"):
+    for each in ("_measure", "step", "growth", "training"):
         sys.modules.pop(each, None)
 
 
 SMALL = ("--channels", "2", "--cells", "3", "--side", "8", "--rounds", "1")
 
 
-def test_step(script: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script("step", *SMALL, "--batch-size", "32", "--images", "64", "--device", "cpu").main()
     out = capsys.readouterr().out
     assert out.startswith("`python benchmarks/step.py --channels 2")
@@ -53,7 +57,7 @@ def test_step(script: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert "recovery of all nodes, certified" in out
 
 
-def test_growth(script: object, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_growth(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     growth = script("growth", "--out", str(tmp_path), "--rounds", "1", "--device", "cpu")
     growth.SIDE = 8
     growth.CENTRE = {"channels": 2, "cells": 3, "batch_size": 4, "candidates": 3, "s": 2}
@@ -81,7 +85,7 @@ def test_growth(script: object, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "sparse code: s operations of a node" in (tmp_path / "growth.svg").read_text()
 
 
-def test_training(script: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script("training", *SMALL, "--batch-size", "4", "--steps", "1", "--device", "cpu").main()
     names = [line[20:] for line in capsys.readouterr().out.splitlines()[3:]]
     assert names[:2] == ["isnas", "plain"] and len(names) == 5
