@@ -33,6 +33,7 @@ from isnas.data import Dataset as Images
 from isnas.genotype import GENOTYPES
 from isnas.network import Network, build_network
 from isnas.options import EvaluateOptions
+from isnas.supernet import drop_path
 from isnas.training import Training, cpu_threads, resolve_device
 
 PRESET = EvaluateOptions.preset("paper")
@@ -80,7 +81,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tensor], float]:
     """Return the step of a usual training script; it returns the loss."""
     network = network.to(device).train()
-    network.drop_path.rate = DROP_PATH
+    random = torch.Generator(device)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=PRESET.learning_rate,
@@ -91,7 +92,8 @@ def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tens
     def step(x: Tensor, y: Tensor) -> float:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
-        logits, side = network(x, auxiliary=True)
+        kept = drop_path(network.active(), len(x), DROP_PATH, random)
+        logits, side = network(x, auxiliary=True, kept=kept)
         loss = F.cross_entropy(logits, y) + PRESET.auxiliary_weight * F.cross_entropy(side, y)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), PRESET.clip)

@@ -139,7 +139,8 @@ class Launch:
         """
         data = self.data or size.images.data
         settings = {"scale": self.scale, "data": Path(data).name, **settings_of(size)}
-        with Rows(self.out, key, settings, launch_record(name, self.arguments)) as rows:
+        record = launch_record(name, self.arguments)
+        with Rows(self.out, key, settings, record, defaults_of(size)) as rows:
             images = prepare_images(self.out, size.images, data, self.data_root)
             yield Experiment(self, rows, images, range(self.seeds or size.seeds))
 
@@ -257,6 +258,16 @@ def settings_of(size: Size) -> dict[str, Any]:
         elif field.name not in _INCIDENTAL:
             found[field.name] = value
     return found
+
+
+def defaults_of(size: Size) -> dict[str, Any]:
+    """Return the defaults of the options in a scale, named as in `settings_of`."""
+    return {
+        f"{field.name}.{option.name}": option.default
+        for field in dataclasses.fields(size)
+        if isinstance(value := getattr(size, field.name), RunOptions)
+        for option in dataclasses.fields(value)
+    }
 
 
 def origin(about: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ from .randomness import generator
 from .run import Follower, Run, versions
 from .space import DARTS_SPACE, Space
 from .sparse_code import SparseCodeOptions
-from .training import Training, cpu_threads, network_options, resolve_device, score
+from .training import Training, check_compiler, cpu_threads, network_options, resolve_device, score
 from .two_stage import TwoStageSearch
 
 SPACE = DARTS_SPACE
@@ -410,6 +410,8 @@ def _go_on(
         _check_same_data(run, options, dataset)
         if options.tensorboard:
             run.open_tensorboard()
+        if options.compile:
+            check_compiler(device)
     dataset = dataset.to(device)
     size = f"{dataset.size[0]}x{dataset.size[1]}"
     among = f"; {in_words(processes())}" if processes() > 1 else ""
@@ -497,6 +499,7 @@ def _search_parts(
         evaluation_recipe(options, options.seed),
         sync_batch_norm=options.sync_batch_norm,
         precision=options.precision,
+        compile=options.compile,
     )
     if options.evaluation_epochs:
         check_batch_size(recipe.batch_size, processes())

@@ -76,6 +76,7 @@ DECIDED = {
     "tensorboard",
     "sync_batch_norm",
     "precision",
+    "compile",
     "evaluation_preset",
     "evaluation_epochs",
     "evaluation_channels",
@@ -365,7 +366,7 @@ def compare(
     settings = _settings(options, dataset)
     with (
         _workers(jobs, backend, scheduler),
-        Rows(directory, ("method", "seed"), settings, launch) as rows,
+        Rows(directory, ("method", "seed"), settings, launch, CompareOptions().to_json()) as rows,
     ):
         progress.say(f"writing to {directory}")
         # workers find what was downloaded here

@@ -63,7 +63,6 @@ def extract(supernet: CellNetwork, places: Mapping[str, Iterable[Place]]) -> Cel
     found = found.to_empty(device=like.device).to(like.dtype)
     state = supernet.state_dict()
     found.load_state_dict({name: state[name] for name in found.state_dict()})
-    found.drop_path.rate = supernet.drop_path.rate
     return found.train(supernet.training)
 
 

@@ -14,7 +14,7 @@ from .nasbench201 import NASBENCH201_SPACE
 from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
 from .randomness import seeded
 from .space import Place, Space
-from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes, check_partial
+from .supernet import CellNetwork, Coefficients, Incoming, Nodes, check_partial
 
 STAGES = 3
 
@@ -63,9 +63,9 @@ class Cell(nn.Module):
         super().__init__()
         self.nodes = nodes
 
-    def forward(self, x: Tensor, incoming: Incoming, drop: DropPath | None) -> Tensor:
+    def forward(self, x: Tensor, incoming: Incoming) -> Tensor:
         """(B, channels, H, W) -> the same shape."""
-        return self.nodes([x], incoming, drop)[-1]
+        return self.nodes([x], incoming)[-1]
 
 
 class ResidualBlock(nn.Module):
@@ -125,15 +125,21 @@ class NASBench201Network(CellNetwork):
         self.norm = BatchNorm(c)
         self.classifier = nn.Linear(c, options.classes)
 
-    def forward(self, x: Tensor, coefficients: Mapping[str, Coefficients] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        *,
+        kept: Tensor | None = None,
+    ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
-        incoming, drop = self.incoming(coefficients), self.active_drop_path()
+        incoming = self.incoming(coefficients, kept)
         x = self.stem(x)
         for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
             stage, first = divmod(i, self.cells_per_stage)
             if stage > 0 and first == 0:
                 x = self.reductions[stage - 1](x)
-            x = cell(x, edges, drop)
+            x = cell(x, edges)
         return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
 
 

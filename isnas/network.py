@@ -23,7 +23,7 @@ from .operations import (
 )
 from .randomness import seeded
 from .space import DARTS_SPACE, Place, Space
-from .supernet import CellNetwork, Coefficients, DropPath, Incoming, Nodes, check_partial
+from .supernet import CellNetwork, Coefficients, Incoming, Nodes, check_partial
 
 
 class Outputs(NamedTuple):
@@ -115,10 +115,10 @@ class Cell(nn.Module):
         self.nodes = nodes
         self.concat = concat
 
-    def forward(self, s0: Tensor, s1: Tensor, incoming: Incoming, drop: DropPath | None) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, incoming: Incoming) -> Tensor:
         """(B, c_prev_prev, H', W'), (B, c_prev, H, W) -> (B, len(concat) * channels, H / stride, W / stride)."""
         inputs = [bring(s) for bring, s in zip(self.inputs, (s0, s1), strict=True)]
-        states = self.nodes(inputs, incoming, drop)
+        states = self.nodes(inputs, incoming)
         return torch.cat([states[i] for i in self.concat], dim=1)
 
 
@@ -212,14 +212,15 @@ class Network(CellNetwork):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         auxiliary: bool = False,
+        kept: Tensor | None = None,
     ) -> Tensor | Outputs:
-        """Run the network.
+        """Run the network, see `CellNetwork.forward`.
 
         Parameters
         ----------
         x : Tensor, shape (B, in_channels, H, W)
-        coefficients : mapping of kind to Coefficients, optional
-            The active places and their factors. Without it all places that the network has run, with factor 1.
+        coefficients, kept
+            As there.
         auxiliary : bool
             Whether to return the auxiliary head's scores, too (`Outputs`).
 
@@ -229,13 +230,13 @@ class Network(CellNetwork):
         """
         if auxiliary and not self.options.auxiliary:
             raise UserError("the network was built without an auxiliary head")
-        incoming, drop = self.incoming(coefficients), self.active_drop_path()
+        incoming = self.incoming(coefficients, kept)
         s0 = s1 = self.stem(x)
         if self.stem_2 is not None:
             s1 = self.stem_2(s0)
         side = None
         for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
-            s0, s1 = s1, cell(s0, s1, edges, drop)
+            s0, s1 = s1, cell(s0, s1, edges)
             if auxiliary and i == self.auxiliary_after:
                 side = self.auxiliary_head(s1)
         logits = self.classifier(s1.mean(dim=(2, 3)))

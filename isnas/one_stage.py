@@ -145,10 +145,12 @@ class OneStageTraining(Stage):
         x, y = batch
         done = 0.0 if self.searched is None else (self.epoch - self.searched) / self.options.epochs
         self.weights.set_learning_rate(done, self.epoch)
-        rate = self.options.drop_path * done
-        self.weights.set_drop_path(rate, self.device, "one-stage", self.epoch, self.step)
         coefficients = self.code.coefficients()
-        loss, logits = self.weights.loss(x, y, coefficients, self.options.auxiliary_weight)
+        kept = None
+        if self.options.drop_path > 0 and not self.searching:
+            rate = self.options.drop_path * done
+            kept = self.weights.kept(rate, x, coefficients, "one-stage", self.epoch, self.step)
+        loss, logits = self.weights.loss(x, y, coefficients, self.options.auxiliary_weight, kept)
         loss.backward()
         self.weights.update()
         if self.searching:
@@ -176,6 +178,7 @@ class OneStageTraining(Stage):
                 self._freeze(i)
         if all(self.code.frozen):
             self.searched = self.epoch + 1
+            self.weights.compile()
         run.write_recovery(recovery, self.code.frozen, refused)
         return {
             "phase": "search",
@@ -217,6 +220,8 @@ class OneStageTraining(Stage):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.searched = state["searched"]
+        if not self.searching:
+            self.weights.compile()
         self._accepted = copy.deepcopy(state["accepted"])
         for i, frozen in enumerate(self.code.frozen):
             if frozen:

@@ -112,6 +112,9 @@ class RunOptions(BaseOptions):
     precision : {"float32", "bfloat16"}
         What convolutions compute in while training; weights, batch norms' statistics, codes and tests stay float32.
         bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32.
+    compile : bool
+        Whether to compile a network once its architecture is fixed (torch.compile). That takes minutes, and makes every
+        step shorter: for long training. It needs a C++ compiler on a CPU.
     epochs : int
         Epochs of the search (`search`), of what comes after the search phase (`train`), of training (`evaluate`).
     learning_rate : float
@@ -172,6 +175,7 @@ class RunOptions(BaseOptions):
     batch_size: int = 64
     sync_batch_norm: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     epochs: int = 15
     learning_rate: float = 0.05
     min_learning_rate: float = 0.0

@@ -41,6 +41,8 @@ class Rows:
         What all rows of the directory have in common, as plain data.
     launch : dict
         The record of this launch, see `launch_record`.
+    defaults : dict, optional
+        Settings that rows of an older version, which knows no such setting, were made with.
 
     Attributes
     ----------
@@ -58,6 +60,7 @@ class Rows:
         key: tuple[str, ...],
         settings: dict[str, Any],
         launch: dict[str, Any],
+        defaults: dict[str, Any] | None = None,
     ) -> None:
         self.path = directory / ROWS
         self.key = key
@@ -69,7 +72,8 @@ class Rows:
         if self._lock is None:
             raise UserError(f"{directory} is being written by another process")
         try:
-            self._begin(directory / ABOUT, json.loads(json.dumps(settings)), launch)
+            plain = (json.loads(json.dumps(each)) for each in (settings, defaults or {}))
+            self._begin(directory / ABOUT, *plain, launch)
             self.rows = self._whole_rows()
         except BaseException:
             self._lock.close()
@@ -83,10 +87,18 @@ class Rows:
         """Let others write there."""
         self._lock.close()
 
-    def _begin(self, path: Path, settings: dict[str, Any], launch: dict[str, Any]) -> None:
+    def _begin(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        defaults: dict[str, Any],
+        launch: dict[str, Any],
+    ) -> None:
         about = {"settings": settings, "launches": []}
         if path.exists():
             about = read_json(path)
+            known = {name: value for name, value in defaults.items() if name in settings}
+            about["settings"] = {**known, **about["settings"]}
             for name in sorted({*settings, *about["settings"]}):
                 old, new = about["settings"].get(name), settings.get(name)
                 if old != new:

@@ -12,7 +12,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,29 +55,45 @@ class Coefficients:
             )
 
 
-class DropPath:
-    """Silence whole operations, per image, with probability `rate` while training; the others are scaled up.
+def drop_path(operations: int, images: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Draw what operations are multiplied by for each image: 0 with probability `rate`, else 1 / (1 - rate).
 
-    `generator` (on the images' device) draws; it is set anew for every step, see `isnas.randomness`. Where several
-    processes work together it draws for the images of all.
+    All in one draw: a draw for each operation would be several kernels for each. Where several processes work together,
+    it is for the images of all, and each gets its own.
+
+    Parameters
+    ----------
+    operations, images : int
+        The images are those of this process.
+    rate : float
+        At least 0, below 1.
+    generator : torch.Generator
+        The factors are on its device.
+
+    Returns
+    -------
+    Tensor, shape (operations, images)
     """
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        self.generator: torch.Generator | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        keep = 1.0 - self.rate
-        number, first = len(x) * processes(), len(x) * rank()
-        drawn = torch.rand(number, 1, 1, 1, device=x.device, generator=self.generator)
-        kept = drawn[first : first + len(x)] < keep
-        return x * (kept.to(x.dtype) / keep)
+    size = (operations, images * processes())
+    drawn = torch.rand(size, device=generator.device, generator=generator)
+    own = drawn[:, images * rank() : images * (rank() + 1)]
+    return (own >= rate) / (1.0 - rate)
 
 
-Edge = tuple[str, int, Factor]
-"""An operation's key, the state that it reads, and what its output is multiplied by."""
+class Term(NamedTuple):
+    """An operation into a node."""
 
-Incoming = list[list[Edge]]
+    key: str
+    """Its name in the cell."""
+    source: int
+    """The state that it reads."""
+    factor: Factor = None
+    """What its output is multiplied by."""
+    kept: Tensor | None = None
+    """What its output is multiplied by for each image, shape (B, 1, 1, 1), where drop path may silence it."""
+
+
+Incoming = list[list[Term]]
 """What each node of a cell adds up."""
 
 
@@ -124,31 +140,27 @@ class Nodes(nn.Module):
             if primitive == BYPASS:
                 self.bypasses.add(key)
 
-    def forward(
-        self, states: list[Tensor], incoming: Incoming, drop: DropPath | None
-    ) -> list[Tensor]:
+    def forward(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
         """Return the inputs, (B, channels, H, W) each, and the nodes, (B, channels, H / stride, W / stride)."""
         states = list(states)
         if self.partial > 1:
-            return self._partial(states, incoming, drop)
-        for edges in incoming:
-            states.append(self._sum(edges, states, self.channels, drop))
+            return self._partial(states, incoming)
+        for terms in incoming:
+            states.append(self._sum(terms, states, self.channels))
         return states
 
-    def _partial(
-        self, states: list[Tensor], incoming: Incoming, drop: DropPath | None
-    ) -> list[Tensor]:
+    def _partial(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
         """Do likewise with partial channels.
 
         Joining and shuffling are linear and the same for all edges, so they are done once for a node.
         """
         parts = [self._split(state) for state in states]
-        for edges in incoming:
-            working = [edge for edge in edges if edge[0] not in self.bypasses]
-            passing = [edge for edge in edges if edge[0] in self.bypasses]
+        for terms in incoming:
+            working = [term for term in terms if term.key not in self.bypasses]
+            passing = [term for term in terms if term.key in self.bypasses]
             firsts, rests = ([part[i] for part in parts] for i in range(2))
-            worked = self._sum(working, firsts, self.worked, drop)
-            passed = self._sum(passing, rests, self.channels - self.worked, drop)
+            worked = self._sum(working, firsts, self.worked)
+            passed = self._sum(passing, rests, self.channels - self.worked)
             states.append(shuffled(worked, passed, self.partial))
             parts.append(self._split(states[-1]))
         return states
@@ -158,20 +170,14 @@ class Nodes(nn.Module):
         first = state[:, : self.worked].contiguous(memory_format=layout(state))
         return first, state[:, self.worked :]
 
-    def _sum(
-        self,
-        edges: list[Edge],
-        states: list[Tensor],
-        channels: int,
-        drop: DropPath | None,
-    ) -> Tensor:
+    def _sum(self, terms: list[Term], states: list[Tensor], channels: int) -> Tensor:
         """Return the sum of incoming operations, (B, channels, H / stride, W / stride)."""
         node: Tensor | None = None
-        for key, source, factor in edges:
-            operation = self.operations[key]
-            out = operation(states[source], factor)
-            if drop is not None and operation.droppable:
-                out = drop(out)
+        for term in terms:
+            operation = self.operations[term.key]
+            out = operation(states[term.source], term.factor)
+            if term.kept is not None and operation.droppable:
+                out = out * term.kept.to(out.dtype)
             node = out if node is None else node + out
         if node is None:  # a node that nothing reaches is zero
             size = [-(-length // self.stride) for length in states[0].shape[2:]]
@@ -225,18 +231,51 @@ class CellNetwork(nn.Module, ABC):
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
         self.concat = {kind: tuple(concat[kind]) for kind in space.kinds}
         self.options = options
-        self.drop_path = DropPath()
 
     @abstractmethod
-    def forward(self, x: Tensor, coefficients: Mapping[str, Coefficients] | None = None) -> Tensor:
-        """Run the network on x, (B, ...), and return class scores, (B, classes).
+    def forward(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        *,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network.
 
-        `coefficients` are the active places and their factors; without them all places that the network has run, with
-        factor 1.
+        Parameters
+        ----------
+        x : Tensor, shape (B, ...)
+        coefficients : mapping of kind to Coefficients, optional
+            The active places and their factors. Without it all places that the network has run, with factor 1.
+        kept : Tensor, shape (active operations, B), optional
+            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+
+        Returns
+        -------
+        Tensor, shape (B, classes)
+            Class scores.
         """
 
-    def incoming(self, coefficients: Mapping[str, Coefficients] | None) -> list[Incoming]:
+    def active(self, coefficients: Mapping[str, Coefficients] | None = None) -> int:
+        """Return how many operations a pass with these coefficients runs, in all cells together."""
+        places = self.places
+        if coefficients is not None:
+            places = {kind: part.places for kind, part in coefficients.items()}
+        return sum(len(places[kind]) for kind in self.kinds)
+
+    def incoming(
+        self, coefficients: Mapping[str, Coefficients] | None, kept: Tensor | None = None
+    ) -> list[Incoming]:
         """Return what each node of every cell adds up."""
+        found = self._incoming(coefficients)
+        if kept is None:
+            return found
+        rows = iter(kept[..., None, None, None].unbind())
+        return [
+            [[term._replace(kept=next(rows)) for term in node] for node in cell] for cell in found
+        ]
+
+    def _incoming(self, coefficients: Mapping[str, Coefficients] | None) -> list[Incoming]:
         if coefficients is None:
             of_kind = {kind: self._nodes(places) for kind, places in self.places.items()}
             return [of_kind[kind] for kind in self.kinds]
@@ -258,7 +297,7 @@ class CellNetwork(nn.Module, ABC):
         if factors is not None:
             entries = zip(places, factors, strict=True)
         for place, factor in sorted(entries, key=lambda entry: entry[0]):
-            nodes[place.node].append((place_key(self.space, place), place.source, factor))
+            nodes[place.node].append(Term(place_key(self.space, place), place.source, factor))
         return nodes
 
     def _factors(self, cells: list[int], part: Coefficients) -> list[list[Factor]]:
@@ -275,10 +314,6 @@ class CellNetwork(nn.Module, ABC):
                 for k, affine in zip(closed, row, strict=True):
                     factors[k] = affine
         return found
-
-    def active_drop_path(self) -> DropPath | None:
-        """Return the drop path if it does something now."""
-        return self.drop_path if self.training and self.drop_path.rate > 0 else None
 
     def discrete(self, places: Mapping[str, Iterable[Place]]) -> CellNetwork:
         """Return a network like this one that has these places only, without memory for its weights (on "meta")."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,9 @@ from .errors import UserError
 from .network import NetworkOptions
 from .operations import ClosingNorm, synchronise
 from .options import EvaluateOptions, RunOptions
-from .randomness import seed_of
+from .randomness import generator
 from .sparse_code import SparseCodeOptions
-from .supernet import CellNetwork, Coefficients
+from .supernet import CellNetwork, Coefficients, drop_path
 
 
 def resolve_device(name: str) -> torch.device:
@@ -55,6 +55,16 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return device
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise a `UserError` unless torch.compile works for this device; what it needs differs from machine to machine."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"compile: torch.compile does not work here: {str(error).strip().splitlines()[0]}"
+        ) from None
 
 
 @contextmanager
@@ -104,6 +114,7 @@ class Weights:
         if options.sync_batch_norm and processes() > 1:
             synchronise(network)
         self.network = network
+        self.run: Callable[..., Any] = network
         self.options = options
         # once: to collect those of a super-net takes as long as a few layers' work
         self.parameters = list(network.parameters())
@@ -113,6 +124,11 @@ class Weights:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
+
+    def compile(self) -> None:
+        """Compile the network as it is called from now on, if the options say so: its architecture is to stay."""
+        if self.options.compile:
+            self.run = torch.compile(self.network)
 
     def set_learning_rate(self, done: float, epoch: int | None = None) -> None:
         """Set the learning rate for the share `done` of the schedule.
@@ -128,14 +144,16 @@ class Weights:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def set_drop_path(self, rate: float, device: torch.device, *names: str | int) -> None:
-        """Set the drop path of the step that `names` say."""
-        drop = self.network.drop_path
-        drop.rate = rate
-        if rate > 0:
-            if drop.generator is None or drop.generator.device != device:
-                drop.generator = torch.Generator(device)
-            drop.generator.manual_seed(seed_of(self.options.seed, "drop path", *names))
+    def kept(
+        self,
+        rate: float,
+        x: Tensor,
+        coefficients: Mapping[str, Coefficients] | None,
+        *names: str | int,
+    ) -> Tensor:
+        """Draw the drop path of the step that `names` say, see `isnas.supernet.drop_path`."""
+        random = generator(self.options.seed, "drop path", *names, device=x.device)
+        return drop_path(self.network.active(coefficients), len(x), rate, random)
 
     def loss(
         self,
@@ -143,14 +161,18 @@ class Weights:
         y: Tensor,
         coefficients: Mapping[str, Coefficients] | None = None,
         auxiliary_weight: float = 0.0,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the training loss, with the auxiliary head's part, and the scores (B, classes)."""
+        """Return the training loss, with the auxiliary head's part, and the scores (B, classes).
+
+        `coefficients` and `kept` are for the network, see `CellNetwork.forward`.
+        """
         if auxiliary_weight == 0:
             with self.precision(x.device):
-                logits = self.network(x, coefficients)
+                logits = self.run(x, coefficients, kept=kept)
             return self.cross_entropy(logits, y), logits
         with self.precision(x.device):
-            logits, side = self.network(x, coefficients, auxiliary=True)
+            logits, side = self.run(x, coefficients, auxiliary=True, kept=kept)
         loss = self.cross_entropy(logits, y) + auxiliary_weight * self.cross_entropy(side, y)
         return loss, logits
 
@@ -270,6 +292,7 @@ class Training(Stage):
         self.device = device
         self.network = send(network, device).train()
         self.weights = Weights(self.network, options)
+        self.weights.compile()
         self.train_batches = Batches(
             dataset,
             batch_size=options.batch_size,
@@ -296,10 +319,11 @@ class Training(Stage):
         x, y = batch
         done = self.epoch / self.epochs
         self.weights.set_learning_rate(done, self.epoch)
-        self.weights.set_drop_path(
-            self.options.drop_path * done, self.device, "evaluation", self.epoch, self.step
-        )
-        loss, logits = self.weights.loss(x, y, auxiliary_weight=self.options.auxiliary_weight)
+        kept = None
+        if self.options.drop_path > 0:
+            rate = self.options.drop_path * done
+            kept = self.weights.kept(rate, x, None, "evaluation", self.epoch, self.step)
+        loss, logits = self.weights.loss(x, y, None, self.options.auxiliary_weight, kept)
         loss.backward()
         self.weights.update()
         return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}

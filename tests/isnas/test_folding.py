@@ -164,12 +164,6 @@ class TestFoldedNetwork:
         for kind, part in coefficients.items():
             assert torch.equal(part.values.detach(), values[kind])
 
-    def test_its_drop_path_is_its_own(self, fill_norms: Fill) -> None:
-        supernet = trained(fill_norms, torch.float32)
-        folded = fold(supernet, drawn(8, torch.float32))
-        folded.drop_path.rate = 0.5
-        assert supernet.drop_path.rate == 0.0
-
     @pytest.mark.slow
     def test_can_be_exported(self, fill_norms: Fill) -> None:
         supernet = trained(fill_norms, torch.float32).eval()

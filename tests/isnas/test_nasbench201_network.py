@@ -102,7 +102,7 @@ def test_coefficients_equal_scaled_outputs_in_the_discrete_network() -> None:
         (operation,) = supernet.operations_at("cell", [place])[:1]
         states[place.node + 1] = states[place.node + 1] + c * operation(states[place.source])
     incoming = supernet.incoming(code.coefficients())[0]
-    torch.testing.assert_close(cell(x, incoming, None), states[3], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cell(x, incoming), states[3], rtol=1e-12, atol=1e-12)
 
 
 def test_random_genotypes_have_one_operation_per_edge_each_equally_often() -> None:

@@ -15,7 +15,6 @@ from isnas import (
     CellGenotype,
     Edge,
     Genotype,
-    Network,
     NetworkOptions,
     UserError,
     build_network,
@@ -24,6 +23,7 @@ from isnas import (
 )
 from isnas.network import AuxiliaryHead, Outputs
 from isnas.operations import OPERATIONS
+from isnas.supernet import drop_path
 
 
 def sequential(c: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
@@ -235,38 +235,46 @@ class TestAuxiliaryHead:
 
 
 class TestDropPath:
-    def network(self, cell: CellGenotype) -> Network:
+    def states(self, cell: CellGenotype, images: int) -> tuple[Tensor, Tensor]:
+        """The first cell's first input, and its first node, of a pass with drop path 0.5."""
         network = build_network(both(cell), 2, 3, 10, in_channels=1)
-        network.drop_path.rate = 0.5
-        network.drop_path.generator = torch.Generator().manual_seed(0)
-        return network
+        states: list[Tensor] = []
+        network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
+        network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
+        kept = drop_path(network.active(), images, 0.5, torch.Generator().manual_seed(0))
+        network(torch.randn(images, 1, 8, 8), kept=kept)
+        return states[0], states[1]
 
     def test_silences_whole_operations_per_image_and_scales_the_others(self) -> None:
-        network = self.network(cell_of("max_pool_3x3<0", "", "", ""))
-        states: list[Tensor] = []
-        network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
-        network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
-        network(torch.randn(400, 1, 8, 8))
-        whole = 2 * nn.functional.max_pool2d(states[0], 3, 1, 1)
-        dropped = (states[1] == 0).flatten(1).all(1)
+        read, node = self.states(cell_of("max_pool_3x3<0", "", "", ""), 400)
+        whole = 2 * nn.functional.max_pool2d(read, 3, 1, 1)
+        dropped = (node == 0).flatten(1).all(1)
         assert 140 < int(dropped.sum()) < 260  # half of 400: six standard deviations
-        torch.testing.assert_close(states[1][~dropped], whole[~dropped])
+        torch.testing.assert_close(node[~dropped], whole[~dropped])
 
     def test_never_silences_a_stride_1_skip(self) -> None:
-        network = self.network(cell_of("skip_connect<0", "", "", ""))
-        states: list[Tensor] = []
-        network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
-        network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
-        network(torch.randn(50, 1, 8, 8))
-        assert torch.equal(*states)
+        assert torch.equal(*self.states(cell_of("skip_connect<0", "", "", ""), 50))
 
-    def test_is_for_training_only(self) -> None:
-        network = self.network(cell_of(*["max_pool_3x3<0 sep_conv_3x3<1"] * 4)).eval()
+    def test_operations_are_dropped_independently(self) -> None:
+        kept = drop_path(40, 500, 0.2, torch.Generator().manual_seed(1))
+        assert set(kept.unique().tolist()) == {0.0, 1.25}
+        assert kept.mean().item() == pytest.approx(1, abs=0.02)  # six standard deviations
+        correlations = torch.corrcoef(kept) - torch.eye(40)
+        assert correlations.abs().max() < 6 / 500**0.5
+
+    def test_each_operation_has_its_own_row(self) -> None:
+        """In the order of cells, nodes, and their operations."""
+        network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
+        assert network.active() == 3 * 8
+        kept = torch.rand(24, 4)
+        terms = [t for cell in network.incoming(None, kept) for node in cell for t in node]
+        assert torch.equal(torch.stack([term.kept for term in terms]).flatten(1), kept)
+
+    def test_rate_0_changes_nothing(self) -> None:
+        network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
         x = torch.randn(4, 1, 8, 8)
-        first = network(x)
-        assert torch.equal(network(x), first)
-        network.drop_path.rate = 0.0
-        assert torch.equal(network(x), first)
+        kept = drop_path(network.active(), 4, 0.0, torch.Generator())
+        assert torch.equal(network(x, kept=kept), network(x))
 
 
 class TestBuilding:

@@ -321,11 +321,18 @@ class TestSchedule:
         self, stage: OneStageTraining, recorder: Any, drive: Drive
     ) -> tuple[list[float], list[float]]:
         """Learning rate and drop path of every epoch."""
-        learning, drop = [], []
+        learning, drop, rates = [], [], [0.0]
+        draw = stage.weights.kept
+
+        def kept(rate: float, *arguments: Any) -> Tensor:
+            rates.append(rate)
+            return draw(rate, *arguments)
+
+        stage.weights.kept = kept
 
         def look(stage: OneStageTraining) -> None:
             learning.append(stage.weights.optimizer.param_groups[0]["lr"])
-            drop.append(stage.network.drop_path.rate)
+            drop.append(rates[-1])
 
         drive(stage, recorder, before_end=look)
         return learning, drop

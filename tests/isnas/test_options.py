@@ -40,6 +40,7 @@ BAD: dict[str, list[object]] = {
     "tensorboard": [1, None],
     "sync_batch_norm": [1, "yes", None],
     "precision": ["float16", "bf16", None],
+    "compile": ["yes", 1, None],
     "code_learning_rate": [-1, math.nan],
     "code_weight_decay": [-1, math.nan],
     "evaluation_preset": ["best", None],

@@ -163,6 +163,24 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
     assert_same_run(reference[name], run)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_run_that_is_interrupted(tmp_path: Path) -> None:
+    options = isnas.EvaluateOptions(
+        channels=2, cells=3, batch_size=240, epochs=2, drop_path=0.3, device="cpu", compile=True
+    )
+    run = tmp_path / "run"
+    whole = isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], options, tmp_path / "whole")
+    torch.compiler.reset()  # as in a new process
+    with pytest.raises(isnas.Interrupted):
+        isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], options, run, At(7, interrupt))
+    resumed = isnas.resume(run)
+    metrics = [done.directory / "metrics.jsonl" for done in (whole, resumed)]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
+    for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     reference: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -59,6 +59,20 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     Rows(tmp_path, ("name",), {"size": 1}, {}).__exit__()  # the lock was given back
 
 
+def test_rows_of_a_version_with_fewer_settings_go_on_with_the_default_of_what_is_new(
+    tmp_path: Path,
+) -> None:
+    defaults = {"precision": "float32", "other": 0}
+    Rows(tmp_path, ("name",), {"size": 1}, {}).__exit__()
+    with pytest.raises(UserError, match="has rows with precision = 'float32', not 'bfloat16'"):
+        Rows(tmp_path, ("name",), {"size": 1, "precision": "bfloat16"}, {}, defaults)
+    settings = {"size": 1, "precision": "float32"}
+    Rows(tmp_path, ("name",), settings, {}, defaults).__exit__()
+    assert read_about(tmp_path)["settings"] == settings
+    with pytest.raises(UserError, match="has rows with size = 1, not None"):
+        Rows(tmp_path, ("name",), {"precision": "float32"}, {}, defaults)
+
+
 def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path)

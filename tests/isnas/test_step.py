@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from isnas.data import Dataset
 from isnas.engine import NoRun, Stage
+from isnas.errors import UserError
 from isnas.folding import extract, fold
 from isnas.memory import saved_bytes
 from isnas.methods import METHODS, Staged
@@ -23,7 +26,7 @@ from isnas.one_stage import OneStageTraining
 from isnas.options import EvaluateOptions, RunOptions
 from isnas.space import DARTS_SPACE
 from isnas.supernet import train_affine
-from isnas.training import Training, network_options
+from isnas.training import Training, check_compiler, network_options
 from isnas.two_stage import TwoStageSearch
 
 STAGED = [name for name, method in METHODS.items() if isinstance(method, Staged)]
@@ -327,3 +330,79 @@ class TestPrecision:
         stage = build(ALONE, toy_data(), precision="bfloat16")
         x, _ = next(stage.batches(0, 0))
         assert stage.network(x).dtype == torch.float32
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+    """Counts what torch.compile is to make; it runs as it is. Code that would not fit in one graph is an error."""
+    counter = CompileCounter()
+    compiling = functools.partial(torch.compile, backend=counter, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compiling)
+    torch.compiler.reset()
+    return counter
+
+
+class TestCompiling:
+    @pytest.mark.parametrize("name", [FROZEN, ALONE])
+    def test_the_same_graph_for_all_of_training(
+        self, name: str, toy_data: Callable[..., Dataset], graphs: CompileCounter
+    ) -> None:
+        """Drop path rises from epoch to epoch, and is no reason to compile again."""
+        stage = build(name, toy_data(), compile=True)
+        for epoch in range(stage.epoch, stage.epochs):
+            stage.epoch = epoch
+            for batch in itertools.islice(stage.batches(epoch, 0), 2):
+                stage.train_step(batch)
+        assert graphs.frame_count == 1
+
+    @pytest.mark.parametrize("name", ["ista-one-stage", "ista-two-stage"])
+    def test_not_while_searching(
+        self, name: str, toy_data: Callable[..., Dataset], graphs: CompileCounter
+    ) -> None:
+        stage = build(name, toy_data(), compile=True)
+        stage.train_step(next(stage.batches(0, 0)))
+        assert graphs.frame_count == 0
+
+    def test_going_on_after_the_search(
+        self, toy_data: Callable[..., Dataset], graphs: CompileCounter
+    ) -> None:
+        state = build(FROZEN, toy_data()).state_dict()
+        stage = build("ista-one-stage", toy_data(), compile=True)
+        stage.load_state_dict(state)
+        stage.train_step(next(stage.batches(stage.epoch, 0)))
+        assert graphs.frame_count == 1
+
+    @pytest.mark.parametrize("name", [FROZEN, ALONE])
+    def test_same_gradients(
+        self, name: str, toy_data: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the graphs that are compiled; in float64, where a difference would not be rounding."""
+        compiling = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+        monkeypatch.setattr(torch, "compile", compiling)
+        torch.compiler.reset()
+        found = []
+        for compiled in (False, True):
+            stage = build(name, toy_data(), compile=compiled)
+            stage.network.double()
+            x, y = next(stage.batches(stage.epoch, 0))
+            x, coefficients = x.double(), None
+            if name == FROZEN:
+                coefficients = stage.code.double().coefficients()
+            kept = stage.weights.kept(0.3, x, coefficients, "test").double()
+            loss, _ = stage.weights.loss(x, y, coefficients, 0.4, kept)
+            loss.backward()
+            found.append({n: p.grad for n, p in stage.network.named_parameters()})
+        plain, compiled = found
+        assert sum(gradient is not None for gradient in plain.values()) > 50
+        for parameter, gradient in plain.items():
+            torch.testing.assert_close(compiled[parameter], gradient, rtol=1e-9, atol=1e-12)
+
+    def test_where_it_does_not_work_is_a_user_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def failing(*_: Any) -> Any:
+            raise RuntimeError("\nNo working C++ compiler found\nin /usr/bin")
+
+        compiling = functools.partial(torch.compile, backend=failing)
+        monkeypatch.setattr(torch, "compile", compiling)
+        torch.compiler.reset()
+        with pytest.raises(UserError, match=r"^compile: torch.compile does not .* here: .*\Z"):
+            check_compiler(torch.device("cpu"))

@@ -39,7 +39,7 @@ from isnas.operations import (
     shuffled,
     without_bypass,
 )
-from isnas.supernet import Nodes, place_key, train_affine
+from isnas.supernet import Nodes, Term, place_key, train_affine
 from isnas.training import Weights
 
 KINDS = DARTS_SPACE.kinds
@@ -444,7 +444,7 @@ class TestPartialChannels:
 
         incoming = [
             [
-                (
+                Term(
                     place_key(space, p),
                     p.source,
                     factor(
@@ -457,7 +457,7 @@ class TestPartialChannels:
             ]
             for node in range(space.nodes)
         ]
-        found = nodes(inputs, incoming, None)
+        found = nodes(inputs, incoming)
         for ours, theirs in zip(found, states, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
             assert layout(ours) is memory_format
@@ -484,13 +484,13 @@ class TestPartialChannels:
     def test_what_nothing_reaches_is_zero(self) -> None:
         nodes = Nodes(EDGE_SPACE, EDGE_SPACE.places(), 4, 2, "none", 2)
         x = torch.randn(2, 4, 5, 5)
-        skip = ("node1_from0_skip_connect", 0, None)
-        states = nodes([x, x], [[("node0_from0_bypass", 0, None)], [skip]], None)
+        skip = Term("node1_from0_skip_connect", 0)
+        states = nodes([x, x], [[Term("node0_from0_bypass", 0)], [skip]])
         pooled = nn.functional.max_pool2d(x[:, 2:], 2, 2, ceil_mode=True)
         assert torch.equal(states[2][:, 1::2], pooled) and not states[2][:, ::2].any()
         worked = nodes.operations[skip[0]](x[:, :2])
         assert torch.equal(states[3][:, ::2], worked) and not states[3][:, 1::2].any()
-        empty = nodes([x, x], [[], []], None)
+        empty = nodes([x, x], [[], []])
         assert all(state.shape == (2, 4, 3, 3) and not state.any() for state in empty[2:])
 
     def test_whole_network(self) -> None:
@@ -532,7 +532,7 @@ class TestPartialChannels:
                 edge = mixed_edge(network.cells[0].nodes, states[source], own, 1, 2)
                 total = total + edge * weights[Place(node, source, len(space.primitives) - 1)]
             states.append(total)
-        torch.testing.assert_close(network.cells[0](x, incoming, None), states[-1])
+        torch.testing.assert_close(network.cells[0](x, incoming), states[-1])
         assert network(
             torch.randn(2, 1, 8, 8).double(), {"cell": Coefficients(values, places)}
         ).shape == (2, 3)
