@@ -128,6 +128,7 @@ class Weights:
     def compile(self) -> None:
         """Compile the network as it is called from now on, if the options say so: its architecture is to stay."""
         if self.options.compile:
+            torch.compiler.reset()  # networks before this one: only so many are kept compiled
             self.run = torch.compile(self.network)
 
     def set_learning_rate(self, done: float, epoch: int | None = None) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import isnas
 from isnas.data import Dataset
 from isnas.engine import NoRun, Stage
 from isnas.errors import UserError
@@ -362,6 +364,19 @@ class TestCompiling:
         stage = build(name, toy_data(), compile=True)
         stage.train_step(next(stage.batches(0, 0)))
         assert graphs.frame_count == 0
+
+    def test_what_a_search_has_found(self, tmp_path: Path, graphs: CompileCounter) -> None:
+        options = isnas.SearchOptions(
+            channels=2,
+            cells=3,
+            epochs=1,
+            batch_size=700,
+            evaluation_epochs=1,
+            random_architectures=0,
+            compile=True,
+        )
+        isnas.search(options, tmp_path / "run")
+        assert graphs.frame_count == 2, "the check that compiling works, and the network"
 
     def test_going_on_after_the_search(
         self, toy_data: Callable[..., Dataset], graphs: CompileCounter
