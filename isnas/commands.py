@@ -198,7 +198,7 @@ def resume(
     directory : path
         The run directory.
     device : str, optional
-        Go on on another device; results are then equal up to rounding only.
+        Go on on another device. One of another type draws other random numbers for augmentation and drop path.
     epochs : int, optional
         Train for more epochs than the run was begun with; the schedule is stretched from here on.
     progress : Progress, optional

@@ -336,8 +336,9 @@ class _SynchronisedNorm(torch.autograd.Function):
         x, weight, mean, var, n = ctx.saved_tensors
         needed = ctx.needs_input_grad[0]
         # the gradients as if the statistics were constants, and then what comes through these
+        unused = mean.new_empty(0)  # not None: CUDA's kernels want tensors
         lower, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            upper, x, weight, mean, var, None, None, False, ctx.eps, [needed, True, True]
+            upper, x, weight, mean, var, unused, unused, False, ctx.eps, [needed, True, True]
         )
         if needed:
             sums = summed(torch.cat([of_weight, of_bias])) / n

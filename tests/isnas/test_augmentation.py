@@ -270,8 +270,8 @@ def test_no_synchronisation_on_cuda():
     mean, std = MEAN.cuda(), STD.cuda()
     drawn = generator(0, "a", device=images.device)
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         x = Augmentation(padding=1, flip=True, cutout=4)(images, drawn, mean, std)
     finally:
         torch.cuda.set_sync_debug_mode(before)

@@ -812,8 +812,8 @@ def test_batches_do_not_wait_for_a_cuda_device(resident):
     dataset = load_dataset("digits")
     batches = Batches(dataset.to("cuda") if resident else dataset, batch_size=64, device="cuda")
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         made = list(batches.epoch(0))
     finally:
         torch.cuda.set_sync_debug_mode(before)

@@ -146,8 +146,8 @@ class TestWaiting:
         stage.train_step(next(batches))
         stage.step += 1
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             stage.train_step(next(batches))
         finally:
             torch.cuda.set_sync_debug_mode(before)
