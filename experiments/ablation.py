@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -249,9 +250,9 @@ def differences(
 
 
 def crossed(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
-    """Return comparisons within rules x re-encoding x matrices: words, and differences of accuracy in points.
+    """Return comparisons within rules x re-encoding x matrices: words, and a difference of accuracy for each seed.
 
-    Pairs agree in everything else, the seed, too.
+    In points, the mean over pairs that agree in everything else; seeds that lack a setting do not count.
     """
     cells = {
         (changes["matrix"], changes.get("rule", "truncate"), changes.get("reencode", False)): name
@@ -259,12 +260,13 @@ def crossed(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
         if factor in ("centre", "rule")
     }
 
+    of = {(row["setting"], row["seed"]): row["accuracy"] for row in rows}
+    seeds = sorted({seed for _, seed in of})
+    whole = [seed for seed in seeds if all((name, seed) in of for name in cells.values())]
+
     def pairs(change: Callable[..., tuple[Any, ...] | None]) -> list[float]:
-        found = []
-        for cell, name in cells.items():
-            if (other := change(*cell)) is not None:
-                found += differences(rows, name, cells[other])
-        return found
+        paired = [(cells[cell], cells[other]) for cell in cells if (other := change(*cell))]
+        return [fmean(of[a, seed] - of[b, seed] for a, b in paired) for seed in whole]
 
     return [
         (
@@ -375,8 +377,9 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     ]
     if lines:
         text += (
-            f"{markdown_table(('crossed comparison', 'pairs', 'difference (points)'), lines)}\n"
-            "Pairs of one seed in the crossed design of rules, re-encoding and matrices, taken as independent.\n\n"
+            f"{markdown_table(('crossed comparison', 'seeds', 'difference (points)'), lines)}\n"
+            "Mean over all pairs of one seed in the crossed design of rules, re-encoding and matrices; intervals over "
+            "seeds.\n\n"
         )
     return text + origin(about)
 

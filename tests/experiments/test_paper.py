@@ -479,19 +479,17 @@ def test_crossed_comparisons_pair_what_agrees() -> None:
                 + rule
                 + 5.0 * (changes["matrix"] == "gaussian")
             )
-            rows += [{"setting": name, "seed": s, "accuracy": value + 10 * s} for s in range(2)]
-    found = dict(ablation.crossed(rows))
-    expected = {
-        "re-encoded minus not, over all rules and matrices": (2.0, 12),
-        "re-encoded minus not, truncate only": (2.0, 4),
-        "path minus truncate": (1.0, 8),
-        "best_subset minus truncate": (3.0, 8),
-        "best_subset minus path": (2.0, 8),
-        "gaussian minus uniform": (5.0, 12),
+            rows += [{"setting": name, "seed": s, "accuracy": value + 10 * s} for s in range(3)]
+    rows[0]["accuracy"] += 6.0  # gaussian, truncate, seed 0
+    rows.remove(rows[-1])  # of the last seed, which does not count any more
+    assert dict(ablation.crossed(rows)) == {
+        "re-encoded minus not, over all rules and matrices": pytest.approx([1.0, 2.0]),
+        "re-encoded minus not, truncate only": pytest.approx([-1.0, 2.0]),
+        "path minus truncate": pytest.approx([-0.5, 1.0]),
+        "best_subset minus truncate": pytest.approx([1.5, 3.0]),
+        "best_subset minus path": pytest.approx([2.0, 2.0]),
+        "gaussian minus uniform": pytest.approx([6.0, 5.0]),
     }
-    assert set(found) == set(expected)
-    for words, (value, number) in expected.items():
-        assert found[words] == pytest.approx([value] * number), words
 
 
 @pytest.mark.parametrize("reencode", [False, True])
