@@ -196,11 +196,8 @@ def epoch_cost(stage: Stage, unit: Unit, images: int, device: torch.device) -> E
     meter = Meter(device)
     steps, ends = [], []
     stage.begin(run)
-    first = True
     while stage.epoch < stage.epochs:
-        if first:
-            _some_steps(stage, 1)
-            first = False
+        _some_steps(stage, 1)  # what only the first step of a phase takes, such as loading kernels
         with meter.counting():
             before = meter.spent()
             taken = _some_steps(stage, PROBE_STEPS)
