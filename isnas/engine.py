@@ -267,6 +267,10 @@ def execute(
             with together():
                 run.save_checkpoint(None, {})
                 run.write_results()
+            if any_of(
+                stop.requested
+            ):  # while the part was finished: what comes next may be another run
+                raise Interrupted(run.directory)
     return run.results
 
 

@@ -111,8 +111,8 @@ class RunOptions(BaseOptions):
         Whether batch norm takes the statistics of all processes' images, where several train together (torchrun).
     precision : {"float32", "bfloat16"}
         What convolutions compute in while training; weights, batch norms' statistics, codes and tests stay float32.
-        bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32. (In float32 a
-        GPU's convolutions may round their factors to TF32, PyTorch's default.)
+        bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32. In float32 a
+        GPU's convolutions may round their factors to TF32, PyTorch's default.
     compile : bool
         Whether to compile a network once its architecture is fixed (torch.compile). That takes minutes, and makes every
         step shorter: for long training. It needs a C++ compiler on a CPU.

@@ -132,7 +132,7 @@ class Contrived(CellNetwork):
         self.kinds, self.cells = (), nn.ModuleList()
         self.weight = nn.Parameter(torch.zeros(2))
 
-    def forward(self, x: Tensor, coefficients: dict[str, Coefficients]) -> Tensor:
+    def forward(self, x: Tensor, coefficients: dict[str, Coefficients], **_: Any) -> Tensor:
         ran = [place for each in coefficients.values() for place in each.places]
         right = round(len(x) * fmean(place.operation == 0 for place in ran))
         bright = x.flatten(1).mean(1) > 0

@@ -24,6 +24,7 @@ import isnas
 from isnas import files
 from isnas.progress import Progress
 from isnas.run import Run
+from isnas.training import score
 
 SEARCH = isnas.SearchOptions(
     channels=2,
@@ -161,6 +162,24 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
             stops += 1
     assert stops >= 2
     assert_same_run(reference[name], run)
+
+
+def test_interrupted_after_the_last_step(
+    reference: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While what was trained is tested: the request is not lost, nor is the run."""
+    run = tmp_path / "run"
+
+    def scored(*arguments: Any) -> dict[str, float]:
+        interrupt()
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("isnas.commands.score", scored)
+        with pytest.raises(isnas.Interrupted):
+            isnas.train(TRAIN, run)
+    isnas.resume(run)
+    assert_same_run(reference["train"], run)
 
 
 @pytest.mark.slow

@@ -28,7 +28,9 @@ class Scores(nn.Module):
         super().__init__()
         self.scores = nn.Parameter(scores)
 
-    def forward(self, x: torch.Tensor, coefficients: None, auxiliary: bool = False) -> Any:
+    def forward(
+        self, x: torch.Tensor, coefficients: None, auxiliary: bool = False, **_: Any
+    ) -> Any:
         return (self.scores, 3 * self.scores) if auxiliary else self.scores
 
 
