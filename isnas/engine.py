@@ -267,9 +267,8 @@ def execute(
             with together():
                 run.save_checkpoint(None, {})
                 run.write_results()
-            if any_of(
-                stop.requested
-            ):  # while the part was finished: what comes next may be another run
+            # a request while the part was finished: what comes next may be another run
+            if any_of(stop.requested):
                 raise Interrupted(run.directory)
     return run.results
 

@@ -574,9 +574,8 @@ def test_interrupted_command(folder: Path, tmp_path: Path) -> None:
                 if line.startswith("1/"):
                     break
             os.killpg(started.pid, signal.SIGINT)  # as a terminal does
-            _, errors = started.communicate(
-                timeout=300
-            )  # a guard: a second where nothing else runs
+            # a guard: a second where nothing else runs
+            _, errors = started.communicate(timeout=300)
         finally:
             started.kill()
     assert started.returncode == 130
