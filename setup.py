@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["isnas", "solvers", "experiments", "figures"],
+    packages=find_packages(include=["isnas*", "solvers", "figures"]),
     # Lower bounds are the oldest versions that the fast tests were run with.
     install_requires=[
         "torch>=2.11",

@@ -13,12 +13,12 @@ import torch
 from tqdm import tqdm
 
 from experiments._command import positive
-from isnas.errors import UserError
-from isnas.rows import launch_record
+from isnas.comparison.rows import launch_record
+from isnas.runtime.errors import UserError
 
 
 def launched(script: str) -> dict[str, Any]:
-    """Return the record of this launch of a benchmark, see `isnas.rows.launch_record`."""
+    """Return the record of this launch of a benchmark, see `isnas.comparison.rows.launch_record`."""
     record = launch_record(script, sys.argv[1:])
     return {**record, "command": record["command"].replace("python -m ", "python benchmarks/")}
 

@@ -28,14 +28,14 @@ from _measure import in_turn, launched, origin, run
 from torch import Tensor
 
 from experiments._command import positive
-from isnas.folding import extract
-from isnas.memory import saved_bytes
-from isnas.network import NetworkOptions, build_supernet
-from isnas.options import EvaluateOptions
-from isnas.rows import Rows
-from isnas.space import DARTS_SPACE, Place
-from isnas.supernet import CellNetwork, Coefficients, train_affine
-from isnas.training import Weights, cpu_threads, resolve_device, send
+from isnas.comparison.rows import Rows
+from isnas.networks.core import CellNetwork, Coefficients, train_affine
+from isnas.networks.darts import NetworkOptions, build_supernet
+from isnas.networks.folding import extract
+from isnas.runs.options import EvaluateOptions
+from isnas.runs.training import Weights, cpu_threads, resolve_device, send
+from isnas.runtime.memory import saved_bytes
+from isnas.spaces.base import DARTS_SPACE, Place
 
 PRIMITIVES = (
     "sep_conv_3x3",

@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from isnas import data
-from isnas.data import Batches, load_dataset
-from isnas.randomness import seed_of
+from isnas.runtime.randomness import seed_of
+from isnas.tasks.images import Batches, load_dataset
 
 CLASSES = 10
 SETTINGS = (

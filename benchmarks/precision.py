@@ -21,7 +21,7 @@ from _measure import origin, run
 
 import isnas
 from experiments._command import positive
-from isnas.rows import markdown_table, mean_and_deviation
+from isnas.comparison.rows import markdown_table, mean_and_deviation
 
 PRECISIONS = ("float32", "bfloat16")
 

@@ -26,7 +26,7 @@ import torch
 from sklearn.linear_model import Lasso, LassoLars, lars_path
 
 import solvers
-from isnas.rows import machine
+from isnas.comparison.rows import machine
 
 M, SIZES, LAM = 7, (14, 21, 28, 35) * 2, 1e-5
 OURS, BASE = "homotopy", "scikit-learn lars_path x 8"

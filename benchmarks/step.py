@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from experiments._command import positive
 from experiments._searches import ONE_STAGE, TWO_STAGE, build_search
 from experiments.efficiency import random_images
-from isnas.data import Dataset
-from isnas.engine import NoRun, Stage
-from isnas.folding import extract, fold
-from isnas.memory import peak_memory, saved_bytes
-from isnas.methods import METHODS
-from isnas.options import EvaluateOptions, TrainOptions
-from isnas.supernet import CellNetwork, train_affine
-from isnas.training import Training, cpu_threads, resolve_device
-from isnas.two_stage import TwoStageSearch
+from isnas.comparison.methods import METHODS
+from isnas.networks.core import CellNetwork, train_affine
+from isnas.networks.folding import extract, fold
+from isnas.runs.loop import NoRun, Stage
+from isnas.runs.options import EvaluateOptions, TrainOptions
+from isnas.runs.training import Training, cpu_threads, resolve_device
+from isnas.runtime.memory import peak_memory, saved_bytes
+from isnas.searches.two_stage import TwoStageSearch
+from isnas.tasks.images import Dataset
 
 RIVALS = {"DARTS, first order": "darts-1", "DARTS, second order": "darts-2"}
 

@@ -29,12 +29,12 @@ from torchvision import transforms
 
 from experiments._command import positive
 from experiments.efficiency import random_images
-from isnas.data import Dataset as Images
-from isnas.genotype import GENOTYPES
-from isnas.network import Network, build_network
-from isnas.options import EvaluateOptions
-from isnas.supernet import drop_path
-from isnas.training import Training, cpu_threads, resolve_device
+from isnas.networks.core import drop_path
+from isnas.networks.darts import Network, build_network
+from isnas.runs.options import EvaluateOptions
+from isnas.runs.training import Training, cpu_threads, resolve_device
+from isnas.spaces.genotype import GENOTYPES
+from isnas.tasks.images import Dataset as Images
 
 PRESET = EvaluateOptions.preset("paper")
 DROP_PATH = 0.1

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol
 
-from isnas.engine import Interrupted
-from isnas.errors import UserError
-from isnas.options import Options, RunOptions
-from isnas.progress import Progress
-from isnas.rows import Rows, launch_record
-from isnas.trials import TABLE, Row, run_trials
+from isnas.comparison.rows import Rows, launch_record
+from isnas.comparison.trials import TABLE, Row, run_trials
+from isnas.runs.loop import Interrupted
+from isnas.runs.options import Options, RunOptions
+from isnas.runtime.errors import UserError
+from isnas.runtime.progress import Progress
 
 from ._images import Subset, prepare_images
 
@@ -183,7 +183,9 @@ class Experiment:
         describe: Callable[[Row], str],
         jobs: int | None = None,
     ) -> None:
-        """Run the trials that have no row yet, see `isnas.trials.run_trials`; as many at a time as the launch says.
+        """Run the trials that have no row yet, as many at a time as the launch says.
+
+        See `isnas.comparison.trials.run_trials`.
 
         Parameters
         ----------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from isnas.commands import RunResult, held_out_batches, load
-from isnas.options import EvaluateOptions
-from isnas.training import resolve_device
+from isnas.runs.options import EvaluateOptions
+from isnas.runs.training import resolve_device
 
 from ._images import Subset
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from isnas.data import Images, load_dataset
-from isnas.errors import UserError
-from isnas.randomness import generator
+from isnas.runtime.errors import UserError
+from isnas.runtime.randomness import generator
+from isnas.tasks.images import Images, load_dataset
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from isnas.options import EvaluateOptions, RunOptions
-from isnas.records import RunRecord
+from isnas.runs.options import EvaluateOptions, RunOptions
+from isnas.runs.records import RunRecord
 
 
 def seconds(record: RunRecord, part: str, phase: str | None = None) -> float:

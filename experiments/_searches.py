@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from isnas.commands import load
-from isnas.data import Dataset, split_indices
-from isnas.engine import Part, Stage
-from isnas.errors import UserError
-from isnas.methods import METHODS
-from isnas.network import build_supernet
-from isnas.one_stage import OneStageTraining
-from isnas.options import RunOptions
-from isnas.space import DARTS_SPACE
-from isnas.training import network_options, resolve_device
-from isnas.trials import run_part
+from isnas.comparison.methods import METHODS
+from isnas.comparison.trials import run_part
+from isnas.networks.darts import build_supernet
+from isnas.runs.loop import Part, Stage
+from isnas.runs.options import RunOptions
+from isnas.runs.training import network_options, resolve_device
+from isnas.runtime.errors import UserError
+from isnas.searches.one_stage import OneStageTraining
+from isnas.spaces.base import DARTS_SPACE
+from isnas.tasks.images import Dataset, split_indices
 
 TWO_STAGE, ONE_STAGE, DARTS, SHARING = (
     "ista-two-stage",
@@ -30,7 +30,7 @@ TWO_STAGE, ONE_STAGE, DARTS, SHARING = (
 )
 
 SEARCHES = (TWO_STAGE, ONE_STAGE, DARTS, SHARING)
-"""The searches that are compared, by their names in `isnas.methods`."""
+"""The searches that are compared, by their names in `isnas.comparison.methods`."""
 
 
 class OneStageSearch(OneStageTraining):

@@ -43,14 +43,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from isnas.commands import evaluate, search, train
-from isnas.errors import UserError
-from isnas.genotype import random_genotype
-from isnas.options import EvaluateOptions, SearchOptions, TrainOptions
-from isnas.randomness import generator
-from isnas.records import RunRecord, Trajectory
-from isnas.rows import markdown_table, mean_and_deviation
-from isnas.space import DARTS_SPACE
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.options import EvaluateOptions, SearchOptions, TrainOptions
+from isnas.runs.records import RunRecord, Trajectory
+from isnas.runtime.errors import UserError
+from isnas.runtime.randomness import generator
+from isnas.spaces.base import DARTS_SPACE
+from isnas.spaces.genotype import random_genotype
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset

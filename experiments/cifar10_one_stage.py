@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from isnas.commands import evaluate, train
-from isnas.options import TrainOptions
-from isnas.records import RunRecord
-from isnas.rows import markdown_table, mean_and_deviation
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.options import TrainOptions
+from isnas.runs.records import RunRecord
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._images import Subset

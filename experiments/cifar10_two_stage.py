@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from isnas.commands import search
-from isnas.options import SearchOptions
-from isnas.records import RunRecord
-from isnas.rows import markdown_table, mean_and_deviation
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.options import SearchOptions
+from isnas.runs.records import RunRecord
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._images import Subset

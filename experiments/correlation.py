@@ -36,16 +36,16 @@ from typing import Any
 import numpy as np
 
 from isnas.commands import evaluate
-from isnas.data import Dataset
-from isnas.engine import Stage
-from isnas.genotype import Genotype, random_genotype
-from isnas.options import EvaluateOptions, RunOptions
-from isnas.randomness import generator
-from isnas.records import RunRecord
-from isnas.rows import markdown_table
-from isnas.space import DARTS_SPACE
-from isnas.supernet_search import scoring_batches, shared_accuracy
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.loop import Stage
+from isnas.runs.options import EvaluateOptions, RunOptions
+from isnas.runs.records import RunRecord
+from isnas.runtime.randomness import generator
+from isnas.searches.base import scoring_batches, shared_accuracy
+from isnas.spaces.base import DARTS_SPACE
+from isnas.spaces.genotype import Genotype, random_genotype
+from isnas.tasks.images import Dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset

@@ -40,20 +40,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isnas.codes.sparse import SparseCode, SparseCodeOptions
 from isnas.commands import evaluate, from_scratch, train
-from isnas.data import Dataset
-from isnas.engine import Stage
-from isnas.genotype import Genotype, random_genotype
-from isnas.memory import saved_bytes
-from isnas.options import EvaluateOptions, RunOptions
-from isnas.randomness import generator
-from isnas.records import RunRecord
-from isnas.rows import markdown_table, mean_and_deviation
-from isnas.space import DARTS_SPACE
-from isnas.sparse_code import SparseCode, SparseCodeOptions
-from isnas.supernet import Coefficients
-from isnas.training import Training, cpu_threads, resolve_device
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_or_resume
+from isnas.networks.core import Coefficients
+from isnas.runs.loop import Stage
+from isnas.runs.options import EvaluateOptions, RunOptions
+from isnas.runs.records import RunRecord
+from isnas.runs.training import Training, cpu_threads, resolve_device
+from isnas.runtime.memory import saved_bytes
+from isnas.runtime.randomness import generator
+from isnas.spaces.base import DARTS_SPACE
+from isnas.spaces.genotype import Genotype, random_genotype
+from isnas.tasks.images import Dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset

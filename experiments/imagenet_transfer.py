@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from isnas.commands import evaluate
-from isnas.genotype import GENOTYPES, Genotype
-from isnas.options import EvaluateOptions
-from isnas.records import RunRecord
-from isnas.rows import markdown_table, mean_and_deviation
-from isnas.trials import run_or_resume
+from isnas.comparison.rows import markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.options import EvaluateOptions
+from isnas.runs.records import RunRecord
+from isnas.spaces.genotype import GENOTYPES, Genotype
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors

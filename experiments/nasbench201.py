@@ -22,7 +22,7 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
     python -m experiments.nasbench201 --scale small --table TABLE --data FOLDER --jobs 2
     python -m experiments.nasbench201 --scale paper --table TABLE --data cifar10
 
-TABLE is a CSV as `isnas.nasbench201.Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds
+TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds
 of a core for a search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in
 all; ``medium`` takes 100 seconds for one on 4,096 images with twice the channels; ``paper`` has the benchmark's setting
 of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another
@@ -47,7 +47,19 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from isnas.black_box import (
+from isnas.codes.choices import Choices
+from isnas.comparison.referee import Meter
+from isnas.comparison.rows import Rows, launch_record, markdown_table, mean_and_deviation
+from isnas.comparison.trials import run_trials
+from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
+from isnas.runs.loop import drive
+from isnas.runs.options import RunOptions, SearchOptions
+from isnas.runs.training import resolve_device
+from isnas.runtime.errors import UserError
+from isnas.runtime.files import read_tensors, write_tensors
+from isnas.runtime.randomness import generator
+from isnas.searches.base import SupernetSearch, scoring_batches, shared_accuracy
+from isnas.searches.black_box import (
     BlackBoxOptions,
     EvolutionOptions,
     OutOfBudget,
@@ -57,16 +69,14 @@ from isnas.black_box import (
     random_search,
     reinforce,
 )
-from isnas.choices import Choices
-from isnas.darts import DartsOptions, DartsSearch
-from isnas.data import Dataset, load_dataset
-from isnas.enas import EnasOptions, EnasSearch
-from isnas.engine import drive
-from isnas.errors import UserError
-from isnas.files import read_tensors, write_tensors
-from isnas.genotype import Genotype
-from isnas.hm_nas import HmNasOptions, HmNasSearch
-from isnas.nasbench201 import (
+from isnas.searches.darts import DartsOptions, DartsSearch
+from isnas.searches.enas import EnasOptions, EnasSearch
+from isnas.searches.hm_nas import HmNasOptions, HmNasSearch
+from isnas.searches.path_search import PathSearch
+from isnas.searches.random_sharing import RandomSharingOptions, RandomSharingSearch
+from isnas.searches.two_stage import TwoStageSearch
+from isnas.spaces.genotype import Genotype
+from isnas.spaces.nasbench201 import (
     DATASETS,
     NASBENCH201_SPACE,
     NONE,
@@ -75,17 +85,7 @@ from isnas.nasbench201 import (
     random_cell,
     to_string,
 )
-from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
-from isnas.options import RunOptions, SearchOptions
-from isnas.path_search import PathSearch
-from isnas.random_sharing import RandomSharingOptions, RandomSharingSearch
-from isnas.randomness import generator
-from isnas.referee import Meter
-from isnas.rows import Rows, launch_record, markdown_table, mean_and_deviation
-from isnas.supernet_search import SupernetSearch, scoring_batches, shared_accuracy
-from isnas.training import resolve_device
-from isnas.trials import run_trials
-from isnas.two_stage import TwoStageSearch
+from isnas.tasks.images import Dataset, load_dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._statistics import interval_text, mean_interval
@@ -203,7 +203,7 @@ def ask_table(method: str, seed: int, asked: int, known: np.ndarray) -> str:
     seed : int
     asked : int
     known : array, shape (15625,)
-        The signal of each cell, in the order of `isnas.nasbench201.all_cells`.
+        The signal of each cell, in the order of `isnas.spaces.nasbench201.all_cells`.
     """
     left = asked
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 from matplotlib.figure import Figure
 
 from isnas.drawing import save_figure
-from isnas.errors import UserError
+from isnas.runtime.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm
 from matplotlib.patches import Rectangle
 
-from isnas.records import Trajectory
+from isnas.runs.records import Trajectory
 
 from ._style import COLOURS, FONT_SIZE, GREY, INK, PALE, tidy, whole_numbers
 

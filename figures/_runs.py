@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isnas.errors import UserError
-from isnas.records import RunRecord, Trajectory
+from isnas.runs.records import RunRecord, Trajectory
+from isnas.runtime.errors import UserError
 
 METHODS = {"search": "two-stage", "train": "one-stage", "evaluate": "evaluation"}
 """What the commands are called in figures."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from isnas.drawing import CellCoefficients, draw_cells
-from isnas.errors import UserError
-from isnas.genotype import Edge, Genotype
-from isnas.records import RunRecord
+from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
+from isnas.spaces.genotype import Edge, Genotype
 
 from ._command import Parser, run_command
 

@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from isnas.comparison.methods import METHODS
+from isnas.comparison.rows import ROWS, read_rows
 from isnas.drawing import PAGE_WIDTH, save_figure
-from isnas.errors import UserError
-from isnas.methods import METHODS
-from isnas.records import RunRecord
-from isnas.rows import ROWS, read_rows
+from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups

@@ -25,9 +25,9 @@ from matplotlib.ticker import MaxNLocator
 from experiments import ablation, cifar10_one_stage, correlation, efficiency
 from experiments._searches import DARTS, ONE_STAGE, SEARCHES, SHARING, TWO_STAGE
 from experiments._statistics import ceiling, interval_text, mean_interval, mean_tau
+from isnas.comparison.rows import read_rows
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
-from isnas.errors import UserError
-from isnas.rows import read_rows
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._style import (

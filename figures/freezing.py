@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isnas.drawing import PAGE_WIDTH
-from isnas.records import RunRecord, Trajectory
+from isnas.runs.records import RunRecord, Trajectory
 
 from ._command import Parser, run_command
 from ._runs import trajectories_of

@@ -14,9 +14,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from isnas.comparison.rows import read_rows
 from isnas.drawing import PAGE_WIDTH
-from isnas.errors import UserError
-from isnas.rows import read_rows
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._style import COLOURS, MARKERS, legend_below, new_figure, plain_log_labels, tidy

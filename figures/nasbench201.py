@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.nasbench201 import METHODS, SPARSE
+from isnas.comparison.rows import read_about, read_rows
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
-from isnas.errors import UserError
-from isnas.rows import read_about, read_rows
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._style import (

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import solvers
 from isnas.drawing import PAGE_WIDTH
-from isnas.errors import UserError
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._style import COLOURS, FONT_SIZE, INK, PALE, legend_below, new_figure, plain_log_labels, tidy

@@ -14,10 +14,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from isnas.errors import UserError
-from isnas.files import write_atomically
-from isnas.options import EvaluateOptions, RunOptions, SearchOptions, TrainOptions, option_fields
-from isnas.records import RunRecord
+from isnas.runs.options import (
+    EvaluateOptions,
+    RunOptions,
+    SearchOptions,
+    TrainOptions,
+    option_fields,
+)
+from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
+from isnas.runtime.files import write_atomically
 
 from . import cells, compare, freezing, sparsity, training
 from ._command import Parser

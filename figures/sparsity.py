@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from isnas.drawing import PAGE_WIDTH
-from isnas.errors import UserError
-from isnas.records import RunRecord, Trajectory
+from isnas.runs.records import RunRecord, Trajectory
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._node_code import (

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
-from isnas.errors import UserError
-from isnas.records import RunRecord
+from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups

@@ -6,6 +6,7 @@ super-net and discrete networks, folding, data.
 
 __version__ = "0.1.0"
 
+from .codes.sparse import SparseCode, SparseCodeOptions
 from .commands import (
     RunResult,
     evaluate,
@@ -15,21 +16,20 @@ from .commands import (
     search,
     train,
 )
-from .comparison import CompareOptions, Comparison, compare
-from .counting import count_multiply_adds, count_parameters
-from .data import Dataset, load_dataset
+from .comparison.compare import CompareOptions, Comparison, compare
 from .drawing import draw_cells
-from .engine import Interrupted
-from .errors import UserError
-from .folding import fold, genotype_of
-from .genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
-from .network import Network, NetworkOptions, build_network, build_supernet
-from .options import EvaluateOptions, SearchOptions, TrainOptions
-from .progress import Progress
-from .records import RunRecord, Trajectory
-from .space import DARTS_SPACE, PRIMITIVES, Place, Space
-from .sparse_code import SparseCode, SparseCodeOptions
-from .supernet import CellNetwork, Coefficients
+from .networks.core import CellNetwork, Coefficients
+from .networks.counting import count_multiply_adds, count_parameters
+from .networks.darts import Network, NetworkOptions, build_network, build_supernet
+from .networks.folding import fold, genotype_of
+from .runs.loop import Interrupted
+from .runs.options import EvaluateOptions, SearchOptions, TrainOptions
+from .runs.records import RunRecord, Trajectory
+from .runtime.errors import UserError
+from .runtime.progress import Progress
+from .spaces.base import DARTS_SPACE, PRIMITIVES, Place, Space
+from .spaces.genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
+from .tasks.images import Dataset, load_dataset
 
 __all__ = [
     "DARTS_SPACE",

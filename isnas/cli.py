@@ -23,14 +23,12 @@ from .commands import (
     train,
     train_further,
 )
-from .comparison import CompareOptions, compare
-from .distributed import is_first, joined, once, processes
+from .comparison.compare import CompareOptions, compare
 from .drawing import draw_cells
-from .engine import Interrupted
-from .errors import UserError
-from .folding import genotype_of
-from .genotype import GENOTYPES, Genotype
-from .options import (
+from .networks.folding import genotype_of
+from .runs.directory import LOCK, default_directory
+from .runs.loop import Interrupted
+from .runs.options import (
     BaseOptions,
     EvaluateOptions,
     OptionField,
@@ -38,8 +36,10 @@ from .options import (
     TrainOptions,
     option_fields,
 )
-from .progress import Progress
-from .run import LOCK, default_directory
+from .runtime.errors import UserError
+from .runtime.processes import is_first, joined, once, processes
+from .runtime.progress import Progress
+from .spaces.genotype import GENOTYPES, Genotype
 
 _NAMES = ", ".join(GENOTYPES)
 

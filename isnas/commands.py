@@ -13,9 +13,25 @@ from typing import Any
 
 import torch
 
-from .counting import count_multiply_adds, count_parameters
-from .data import Batches, Dataset, load_dataset
-from .distributed import (
+from .codes.sparse import SparseCodeOptions
+from .drawing import draw_cells
+from .networks.counting import count_multiply_adds, count_parameters
+from .networks.darts import Network, build_network, build_supernet
+from .networks.folding import fold, genotype_of
+from .runs.directory import Follower, Run, versions
+from .runs.loop import Part, Stage, execute
+from .runs.options import BaseOptions, EvaluateOptions, RunOptions, SearchOptions, TrainOptions
+from .runs.training import (
+    Training,
+    check_compiler,
+    cpu_threads,
+    network_options,
+    resolve_device,
+    score,
+)
+from .runtime.errors import UserError
+from .runtime.files import read_json, read_tensors, write_json, write_tensors
+from .runtime.processes import (
     check_batch_size,
     is_first,
     joined,
@@ -25,22 +41,13 @@ from .distributed import (
     shared,
     together,
 )
-from .drawing import draw_cells
-from .engine import Part, Stage, execute
-from .errors import UserError
-from .files import read_json, read_tensors, write_json, write_tensors
-from .folding import fold, genotype_of
-from .genotype import Genotype, random_genotype
-from .network import Network, build_network, build_supernet
-from .one_stage import OneStageTraining
-from .options import BaseOptions, EvaluateOptions, RunOptions, SearchOptions, TrainOptions
-from .progress import Progress
-from .randomness import generator
-from .run import Follower, Run, versions
-from .space import DARTS_SPACE, Space
-from .sparse_code import SparseCodeOptions
-from .training import Training, check_compiler, cpu_threads, network_options, resolve_device, score
-from .two_stage import TwoStageSearch
+from .runtime.progress import Progress
+from .runtime.randomness import generator
+from .searches.one_stage import OneStageTraining
+from .searches.two_stage import TwoStageSearch
+from .spaces.base import DARTS_SPACE, Space
+from .spaces.genotype import Genotype, random_genotype
+from .tasks.images import Batches, Dataset, load_dataset
 
 SPACE = DARTS_SPACE
 TINY_IMAGES = 16
@@ -88,7 +95,7 @@ def search(
     ------
     UserError
         When the options, the data or the directory are not usable.
-    isnas.engine.Interrupted
+    isnas.runs.loop.Interrupted
         When a signal stopped it; `resume` goes on.
     """
     return _start("search", options or SearchOptions(), out, progress)

@@ -33,8 +33,8 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
-from .errors import UserError
-from .genotype import CellGenotype, Edge, Genotype
+from .runtime.errors import UserError
+from .spaces.genotype import CellGenotype, Edge, Genotype
 
 Flow = Literal["right", "down"]
 """The direction from the inputs to the output."""

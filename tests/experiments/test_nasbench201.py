@@ -29,10 +29,10 @@ from experiments.nasbench201 import (
     search_of,
 )
 from figures import nasbench201 as figures
-from isnas.data import Dataset
-from isnas.errors import UserError
-from isnas.nasbench201 import COLUMNS, Table, all_cells
-from isnas.rows import read_rows
+from isnas.comparison.rows import read_rows
+from isnas.runtime.errors import UserError
+from isnas.spaces.nasbench201 import COLUMNS, Table, all_cells
+from isnas.tasks.images import Dataset
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from figures import compare
-from isnas.errors import UserError
-from isnas.methods import METHODS
+from isnas.comparison.methods import METHODS
+from isnas.runtime.errors import UserError
 
 
 def row(method: str, seed: int, accuracy: float, **others: Any) -> dict[str, Any]:

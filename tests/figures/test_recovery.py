@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from figures import recovery
-from isnas.errors import UserError
+from isnas.runtime.errors import UserError
 
 
 def test_figure(check_figure: Callable[[Figure], list[str]]) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from figures import report
-from isnas.errors import UserError
-from isnas.options import EvaluateOptions, SearchOptions, TrainOptions
-from isnas.records import RunRecord
+from isnas.runs.options import EvaluateOptions, SearchOptions, TrainOptions
+from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
 
 _EMPTY = {"meta", "img"}
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from isnas.data import Dataset
-from isnas.engine import Stage
-from isnas.space import Place, Space
-from isnas.sparse_code import NodeRecovery, SparseCode
+from isnas.codes.sparse import NodeRecovery, SparseCode
+from isnas.runs.loop import Stage
+from isnas.spaces.base import Place, Space
+from isnas.tasks.images import Dataset
 
 # the same examples in every run, and no time limit that a busy machine would exceed
 hypothesis.settings.register_profile("isnas", deadline=None, derandomize=True, max_examples=60)

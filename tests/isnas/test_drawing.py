@@ -28,9 +28,9 @@ from isnas.drawing import (
     operation_family,
     save_figure,
 )
-from isnas.errors import UserError
-from isnas.genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
-from isnas.space import PRIMITIVES, Place, Space
+from isnas.runtime.errors import UserError
+from isnas.spaces.base import PRIMITIVES, Place, Space
+from isnas.spaces.genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
 
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper end."""

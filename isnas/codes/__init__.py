@@ -1,0 +1,1 @@
+"""Codes: what a search optimises, and how it becomes coefficients or an architecture."""

@@ -1,0 +1,282 @@
+"""Policies that draw architectures, and REINFORCE, which trains them (Williams, 1992).
+
+A policy draws the decisions of an architecture (`isnas.codes.choices`) one after the other; an option that is not allowed
+has no probability. Policies are small and stay on the CPU.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.randomness import seeded
+from .choices import Choices, Decision
+
+
+class Sample(NamedTuple):
+    """An architecture as a policy sees it."""
+
+    chosen: tuple[int, ...]
+    """The decisions, see `isnas.codes.choices.Choices.genotype`."""
+    log_prob: Tensor
+    """Log probability of these decisions, 0-d, differentiable."""
+    entropy: Tensor
+    """Sum over the decisions of the entropy of what was drawn from, in nats, 0-d, differentiable."""
+
+
+class Policy(nn.Module):
+    """A distribution over the decisions of an architecture, each given those before it."""
+
+    def __init__(self, choices: Choices) -> None:
+        super().__init__()
+        self.choices = choices
+
+    @abstractmethod
+    def logits(self) -> Generator[Tensor, int, None]:
+        """Yield the logits, (options,), of one decision after the other; each is answered by the option chosen."""
+
+    def sample(self, random: torch.Generator) -> Sample:
+        """Draw an architecture with a generator on the CPU."""
+
+        def draw(chosen: list[int], log: Tensor) -> int:
+            return int(torch.multinomial(log.detach().exp(), 1, generator=random))
+
+        return self._follow(draw)
+
+    def log_prob(self, chosen: Sequence[int]) -> Sample:
+        """Return what `sample` would have returned, had it drawn these decisions.
+
+        Raises
+        ------
+        UserError
+            When they make up no architecture.
+        """
+        self.choices.genotype(chosen)
+        return self._follow(lambda before, log: chosen[len(before)])
+
+    def _follow(self, choose: Callable[[list[int], Tensor], int]) -> Sample:
+        chosen: list[int] = []
+        logs: list[Tensor] = []
+        entropies: list[Tensor] = []
+        decisions = self.logits()
+        logits = next(decisions)
+        while True:
+            allowed = self.choices.allowed(chosen)
+            if not all(allowed):
+                # finite, so that its product with a probability of 0 is 0, as in the entropy
+                logits = logits.masked_fill(~torch.tensor(allowed), torch.finfo(logits.dtype).min)
+            log = logits.log_softmax(0)
+            option = choose(chosen, log)
+            chosen.append(option)
+            logs.append(log[option])
+            entropies.append(-(log.exp() * log).sum())
+            if len(chosen) == len(self.choices.decisions):
+                decisions.close()
+                return Sample(tuple(chosen), torch.stack(logs).sum(), torch.stack(entropies).sum())
+            logits = decisions.send(option)
+
+
+class SoftmaxPolicy(Policy):
+    """Independent logits for each decision, 0 at first: NAS-Bench-201's policy (Dong & Yang, ICLR 2020).
+
+    Decisions depend on each other only through what is allowed.
+    """
+
+    def __init__(self, choices: Choices) -> None:
+        super().__init__(choices)
+        self.table = nn.ParameterList(torch.zeros(d.options) for d in choices.decisions)
+
+    def logits(self) -> Generator[Tensor, int, None]:
+        yield from self.table
+
+
+class Controller(Policy):
+    """The LSTM of ENAS (Pham et al., ICML 2018, and its published code): one layer, without biases.
+
+    Before each decision it reads what was decided last: after an operation a learnt embedding of it; after a source
+    that state's anchor, the h of the LSTM when that node was done. (Zeros for the cell's inputs: as in ENAS, later
+    decisions do not see which of them was chosen.) A node begins with a learnt token. Operations are drawn by a linear
+    head on h, sources by attention: state i, with h_i when it was done (also for inputs), gets the logit
+    v' tanh(W h_i + U h). All nodes and kinds of cell share these weights. Where edges have one operation each there are
+    no sources to draw: one edge follows the other, as do the decisions of Zoph & Le (ICLR 2017).
+
+    Logits l become tanh_constant * tanh(l / temperature), for operations with a constant op_tanh_reduce times smaller,
+    so no option can get all the probability. The initial weights are uniform in [-0.1, 0.1].
+
+    Differences: ENAS draws the two sources of a node before its two operations, and may draw the same place twice; it
+    prefers separable convolutions at first, by biases of the operations' logits, which are 0 here.
+
+    Parameters
+    ----------
+    choices : Choices
+    hidden : int
+        Units of the LSTM.
+    temperature : float
+        Above 0.
+    tanh_constant : float or None
+        None: logits stay as they are.
+    op_tanh_reduce : float
+    seed : int
+        Of the initial weights.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        hidden: int = 64,
+        temperature: float = 1.0,
+        tanh_constant: float | None = 1.10,
+        op_tanh_reduce: float = 2.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(choices)
+        self.hidden = hidden
+        self.temperature = temperature
+        self.tanh_constant = tanh_constant
+        self.op_tanh_reduce = op_tanh_reduce
+        # all operations have the same options
+        options = max(d.options for d in choices.decisions if d.what == "operation")
+        with seeded(seed, "controller"):
+            self.lstm = nn.LSTMCell(hidden, hidden, bias=False)
+            self.start = nn.Parameter(torch.empty(1, hidden))
+            self.operations = nn.Embedding(options, hidden)
+            self.operation_head = nn.Linear(hidden, options)
+            if any(d.what == "source" for d in choices.decisions):
+                self.anchor_keys = nn.Linear(hidden, hidden, bias=False)  # W
+                self.query = nn.Linear(hidden, hidden, bias=False)  # U
+                self.source_head = nn.Linear(hidden, 1, bias=False)  # v
+            for weight in self.parameters():
+                nn.init.uniform_(weight, -0.1, 0.1)
+            nn.init.zeros_(self.operation_head.bias)
+
+    def logits(self) -> Generator[Tensor, int, None]:
+        state: tuple[Tensor, Tensor] | None = None  # h and c, (1, hidden) each
+        # of each state of the cell: what the LSTM reads when it is chosen, and what it is chosen by
+        values: list[Tensor] = []
+        keys: list[Tensor] = []
+        reads_states = any(d.what == "source" for d in self.choices.decisions)
+        before: Decision | None = None
+        x = self.start
+        for decision in self.choices.decisions:
+            if reads_states and (before is None or before[:2] != decision[:2]):
+                if before is not None:
+                    state = self.lstm(x, state)
+                    values.append(state[0])
+                    keys.append(self.anchor_keys(state[0]))
+                x = self.start
+                if before is None or before.kind != decision.kind:
+                    values, keys = [], []
+                    for _ in range(self.choices.space.inputs):
+                        state = self.lstm(x, state)
+                        values.append(torch.zeros_like(x))
+                        keys.append(self.anchor_keys(state[0]))
+            state = self.lstm(x, state)
+            h = state[0]
+            if decision.what == "operation":
+                option = yield self._tempered(self.operation_head(h)[0], self.op_tanh_reduce)
+                x = self.operations.weight[option : option + 1]
+            else:
+                scores = self.source_head(torch.tanh(torch.cat(keys) + self.query(h)))
+                option = yield self._tempered(scores[:, 0], 1.0)
+                x = values[option]
+            before = decision
+
+    def _tempered(self, logits: Tensor, reduce: float) -> Tensor:
+        logits = logits / self.temperature
+        if self.tanh_constant is None:
+            return logits
+        return self.tanh_constant / reduce * torch.tanh(logits)
+
+
+class Reinforce:
+    """Training of a policy towards architectures with a high reward.
+
+    With the return G = reward + entropy_weight * entropy of a sample and its log probability l, the loss is
+
+        - mean (l * (G - baseline) + entropy_weight * entropy),
+
+    G held constant. The expectation of its gradient is that of -(E reward + entropy_weight * H), where H is the entropy
+    of the whole distribution: of -E l. ENAS has the entropy in the return alone; without the second term the gradient
+    misses how the entropy of each decision follows from the weights (all there is, where decisions are independent).
+
+    The baseline is a moving average of the returns: after each sample it gets (1 - decay) (G - baseline) nearer to G. A
+    sample's own return is not in its baseline, which so leaves the expected gradient as it is. ENAS and NAS-Bench-201
+    average first: G - baseline, and with it all of the gradient, is then smaller by the constant factor `decay`.
+
+    Parameters
+    ----------
+    policy : Policy
+    learning_rate : float
+        Of Adam.
+    entropy_weight : float
+    decay : float
+        Of the baseline, 0 to 1.
+    start : {"zero", "first"}
+        The first baseline: 0 (ENAS), or the first return (NAS-Bench-201), from which then nothing is learnt.
+    betas : tuple of float, epsilon : float
+        Of Adam. ENAS's code has (0, 0.999) and 1e-3.
+
+    Attributes
+    ----------
+    baseline : float or None
+        None: before the first return, where that is the first baseline.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        learning_rate: float = 3.5e-3,
+        entropy_weight: float = 1e-4,
+        decay: float = 0.99,
+        start: Literal["zero", "first"] = "zero",
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+    ) -> None:
+        self.policy = policy
+        self.entropy_weight = entropy_weight
+        self.decay = decay
+        self.baseline: float | None = 0.0 if start == "zero" else None
+        self.optimizer = torch.optim.Adam(
+            policy.parameters(), lr=learning_rate, betas=betas, eps=epsilon
+        )
+
+    def loss(self, samples: Sequence[Sample], rewards: Sequence[float]) -> Tensor:
+        """Return the loss of some samples, 0-d. The baseline of each follows from those before; it is not kept."""
+        return self._loss(samples, rewards)[0]
+
+    def step(self, samples: Sequence[Sample], rewards: Sequence[float]) -> None:
+        """Take one step of the policy's weights for all of some samples, at least one, and move the baseline."""
+        loss, self.baseline = self._loss(samples, rewards)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def _loss(
+        self, samples: Sequence[Sample], rewards: Sequence[float]
+    ) -> tuple[Tensor, float | None]:
+        baseline = self.baseline
+        terms = []
+        for sample, reward in zip(samples, rewards, strict=True):
+            gain = reward + self.entropy_weight * float(sample.entropy.detach())
+            baseline = gain if baseline is None else baseline
+            terms.append(sample.log_prob * (gain - baseline) + self.entropy_weight * sample.entropy)
+            baseline += (1 - self.decay) * (gain - baseline)
+        return -torch.stack(terms).mean(), baseline
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on: the policy's weights, Adam's state, the baseline."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "baseline": self.baseline,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.baseline = state["baseline"]

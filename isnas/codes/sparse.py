@@ -1,0 +1,392 @@
+"""The sparse code: what the search optimises, and how it becomes coefficients (ISTA-NAS, sections 3.1 to 3.3).
+
+For every node with n candidate places, whose outputs are o = (o_1, ..., o_n), the network needs x = z'o for a sparse z.
+Instead of z a short code b = A z is kept, with a fixed random measurement matrix A (m x n, m < n), and z is recovered
+from it by the LASSO,
+
+    z = argmin 1/2 ||A z - b||^2 + lam ||z||_1,
+
+and cut to its s largest entries (in a space with one operation per edge, of different edges), whose places form the
+support S. With E = A'A - I, z'o = (A'b)'o - (E z)'o, and only the places of S are run. So their coefficients are, with
+z held until the next recovery,
+
+    c(b) = (A_S)' b - [E z]_S,      dc/db = (A_S)'.
+
+When b = A z_S, c = z_S. A cut LASSO solution has b != A z_S, and the network starts from other coefficients than the
+recovered ones. The rules with exactly s non-zeros (`path`, `best_subset`: refitted, so that A_S'(b - A z_S) = 0) and
+re-encoding (b <- A z_S after a recovery) restore the equality.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+import solvers
+
+from ..networks.core import Coefficients
+from ..runtime.errors import UserError
+from ..runtime.processes import processes, shared
+from ..runtime.randomness import generator
+from ..spaces.base import Place, Space
+from ..spaces.genotype import Genotype
+
+Rule = Literal["truncate", "path", "best_subset"]
+Matrix = Literal["gaussian", "uniform", "orthogonal"]
+Solver = Literal["homotopy", "fista", "ista", "coordinate_descent"]
+
+
+@dataclass(frozen=True)
+class SparseCodeOptions:
+    """Constants of the code; the defaults are the paper's but for the matrix (the paper's code: uniform).
+
+    Parameters
+    ----------
+    m : int or tuple of int
+        Length of a node's code; one for all nodes or one for each node of a cell.
+    s : int or tuple of int
+        Active places of a node, likewise.
+    lam : float
+        Weight of the l1 norm in the LASSO.
+    matrix : {"gaussian", "uniform", "orthogonal"}
+        Kind of measurement matrix, see `solvers.measurement_matrix`.
+    rule : {"truncate", "path", "best_subset"}
+        Recovery: the LASSO's s largest entries (the paper's), the regularisation path's first point with s non-zeros,
+        or the exact best subset of s.
+    reencode : bool
+        Whether to set b <- A z_S after a recovery.
+    solver : {"homotopy", "fista", "ista", "coordinate_descent"}
+        The LASSO's method for the rule `truncate`; all are certified to the same gap.
+    init_scale : float
+        Standard deviation of the initial b.
+
+    Raises
+    ------
+    UserError
+        When a value is out of its range.
+    """
+
+    m: int | tuple[int, ...] = 7
+    s: int | tuple[int, ...] = 2
+    lam: float = 1e-5
+    matrix: Matrix = "gaussian"
+    rule: Rule = "truncate"
+    reencode: bool = False
+    solver: Solver = "homotopy"
+    init_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if hasattr(super(), "__post_init__"):  # in the options of a command
+            super().__post_init__()
+        for name in ("m", "s"):
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not values or any(type(v) is not int or v < 1 for v in values):
+                raise UserError(f"{name} must be whole numbers of at least 1, got {value!r}")
+        for name, least in (("lam", "at least 0"), ("init_scale", "above 0")):
+            value = getattr(self, name)
+            number = type(value) in (int, float) and 0 <= value < float("inf")
+            if not number or (value == 0 and name == "init_scale"):
+                raise UserError(f"{name} must be a finite number {least}, got {value!r}")
+        for name, kind in (("matrix", Matrix), ("rule", Rule), ("solver", Solver)):
+            if getattr(self, name) not in get_args(kind):
+                raise UserError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}"
+                )
+
+    def per_node(self, name: Literal["m", "s"], space: Space) -> tuple[int, ...]:
+        """Return `m` or `s` for every node of a cell."""
+        value = getattr(self, name)
+        values = value if isinstance(value, tuple) else (value,) * space.nodes
+        if len(values) != space.nodes:
+            raise UserError(f"{name} has {len(values)} values; a cell has {space.nodes} nodes")
+        for node, number in enumerate(values):
+            if name != "s":
+                continue
+            n, most = len(space.candidates(node)), space.most(node)
+            if number > most:
+                kind = "edges" if space.one_per_edge else "candidates"
+                raise UserError(f"s must be at most the {most} {kind} of node {node}, got {number}")
+            if self.rule == "best_subset" and math.comb(n, number) > solvers.MOST_SUPPORTS:
+                raise UserError(
+                    f"s = {number} of {n} candidates has too many subsets for the rule best_subset "
+                    f"(at most {solvers.MOST_SUPPORTS:,}); choose a smaller s or another rule"
+                )
+        return values
+
+
+@dataclass(frozen=True)
+class NodeRecovery:
+    """What one recovery found at one node (all tensors float64, on the CPU).
+
+    Parameters
+    ----------
+    kind, node : str, int
+        Which node.
+    b : Tensor, shape (m,)
+        The code that z was recovered from (before re-encoding).
+    z : Tensor, shape (n,)
+        The recovered vector before the cut.
+    support : tuple of int, length s
+        Indices of the active candidates, ascending.
+    coefficients : Tensor, shape (s,)
+        c(b) right after the recovery: what the network really runs.
+    residual, residual_cut : float
+        ||A z - b|| and ||A z_S - b||.
+    gap : float
+        Relative duality gap of z; nan for rules that do not solve the LASSO.
+    iterations : int
+        Iterations of the LASSO's method; 0 for the other rules.
+    moved : float
+        ||z_S - (z_S of the recovery before)||; inf at the first recovery.
+    changed : bool
+        Whether the support is another than before.
+
+    A node that is frozen is not recovered: its entries repeat those it was frozen with, and it has not moved.
+    """
+
+    kind: str
+    node: int
+    b: Tensor
+    z: Tensor
+    support: tuple[int, ...]
+    coefficients: Tensor
+    residual: float
+    residual_cut: float
+    gap: float
+    iterations: int
+    moved: float
+    changed: bool
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of non-zeros of z."""
+        return int((self.z != 0).sum())
+
+    @property
+    def norm(self) -> float:
+        """||z_S||."""
+        return float(self.z[list(self.support)].norm())
+
+
+class SparseCode(nn.Module):
+    """Codes of all nodes of all kinds of cell; its parameters are the b.
+
+    Parameters
+    ----------
+    space : Space
+    options : SparseCodeOptions
+    seed, draw : int
+        A and the first b are drawn from these.
+
+    Attributes
+    ----------
+    nodes : list of (kind, node)
+    A : list of Tensor, shapes (m, n), float64
+    b : nn.ParameterList, shapes (m,)
+    z : list of Tensor, shapes (n,), float64
+        The last recovery, cut to its support.
+    support : list of tuple of int
+    frozen : list of bool
+    """
+
+    def __init__(
+        self, space: Space, options: SparseCodeOptions, *, seed: int = 0, draw: int = 0
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.options = options
+        random = generator(seed, "code", draw)
+        m, self._s = options.per_node("m", space), options.per_node("s", space)
+        self.nodes = [(kind, node) for kind in space.kinds for node in range(space.nodes)]
+        self.candidates = [space.candidates(node) for _, node in self.nodes]
+        self.A = [
+            solvers.measurement_matrix(m[node], len(places), kind=options.matrix, generator=random)
+            for (_, node), places in zip(self.nodes, self.candidates, strict=True)
+        ]
+        self.b = nn.ParameterList(
+            nn.Parameter(options.init_scale * torch.randn(m[node], generator=random))
+            for _, node in self.nodes
+        )
+        self.z = [torch.zeros(A.shape[1], dtype=torch.float64) for A in self.A]
+        self.support: list[tuple[int, ...]] = [() for _ in self.nodes]
+        self.frozen = [False] * len(self.nodes)
+        self._fixed: list[Tensor | None] = [None] * len(self.nodes)
+        self.last_recovery: list[NodeRecovery] = []
+        self.recover()
+
+    def recover(self) -> list[NodeRecovery]:
+        """Recover z from b at every node that is not frozen; the supports stay until the next call.
+
+        Where several processes work together the first one does it, and all go on with its codes.
+
+        Raises
+        ------
+        UserError
+            When a b is no longer finite: the search has diverged.
+        """
+        if processes() == 1:
+            return self._recover_all()
+        self.load_state_dict(shared(self._state_after_recovery))
+        return self.last_recovery
+
+    def _state_after_recovery(self) -> dict[str, Any]:
+        self._recover_all()
+        return {
+            name: part.cpu() if isinstance(part, Tensor) else part
+            for name, part in self.state_dict().items()
+        }
+
+    def _recover_all(self) -> list[NodeRecovery]:
+        b = self._host_b()
+        searching = [i for i, frozen in enumerate(self.frozen) if not frozen]
+        for i in searching:
+            if not b[i].isfinite().all():
+                raise UserError(
+                    f"the code b of node {self.nodes[i]} is not finite: the search has diverged; "
+                    f"lower the learning rates"
+                )
+        found = dict(zip(searching, self._recover(searching, b), strict=True))
+        before = [(z, support) for z, support in zip(self.z, self.support, strict=True)]
+        for i, (z, _, _) in found.items():
+            node = self.nodes[i][1]
+            cut = solvers.truncate(z, self._s[node], self.space.groups(node))
+            self.z[i], self.support[i] = cut.z, cut.support
+            if self.options.reencode:
+                with torch.no_grad():
+                    self.b[i].copy_(self.A[i] @ self.z[i])
+        self._assemble()
+        coefficients = self._host_coefficients()
+        recovered = []
+        for i, (kind, node) in enumerate(self.nodes):
+            if i not in found:
+                again = dataclasses.replace(self.last_recovery[i], moved=0.0, changed=False)
+                recovered.append(again)
+                continue
+            z, gap, iterations = found[i]
+            z_before, support_before = before[i]
+            recovered.append(
+                NodeRecovery(
+                    kind=kind,
+                    node=node,
+                    b=b[i],
+                    z=z,
+                    support=self.support[i],
+                    coefficients=coefficients[i],
+                    residual=float((self.A[i] @ z - b[i]).norm()),
+                    residual_cut=float((self.A[i] @ self.z[i] - b[i]).norm()),
+                    gap=gap,
+                    iterations=iterations,
+                    moved=float((self.z[i] - z_before).norm()) if support_before else float("inf"),
+                    changed=self.support[i] != support_before,
+                )
+            )
+        self.last_recovery = recovered
+        return recovered
+
+    def _recover(self, indices: list[int], b: list[Tensor]) -> list[tuple[Tensor, float, int]]:
+        """Return (z, gap, iterations) for each of the nodes."""
+        if not indices:
+            return []
+        A, b = [self.A[i] for i in indices], [b[i] for i in indices]
+        if self.options.rule == "truncate":
+            result = solvers.lasso(A, b, self.options.lam, method=self.options.solver)
+            return list(zip(result.z, result.gap.tolist(), result.iterations.tolist(), strict=True))
+        choose = solvers.sparsest if self.options.rule == "path" else solvers.best_subset
+        found: list[tuple[Tensor, float, int]] = []
+        for i, A_i, b_i in zip(indices, A, b, strict=True):
+            node = self.nodes[i][1]
+            chosen = choose(A_i, b_i, self._s[node], groups=self.space.groups(node))
+            found.append((chosen.z, float("nan"), 0))
+        return found
+
+    def _host_b(self) -> list[Tensor]:
+        """Return all b on the CPU in float64, by one transfer."""
+        flat = torch.cat([b.detach() for b in self.b]).cpu().double()
+        return list(flat.split([len(b) for b in self.b]))
+
+    def _assemble(self) -> None:
+        """Write c(b) for all nodes at once, as rows @ (b_1, b_2, ...) - offset."""
+        lengths = [len(b) for b in self.b]
+        rows, offsets = [], []
+        for i, (A, z, support) in enumerate(zip(self.A, self.z, self.support, strict=True)):
+            row = torch.zeros(len(support), sum(lengths), dtype=torch.float64)
+            fixed = self._fixed[i]
+            if fixed is None:
+                start = sum(lengths[:i])
+                A_S = A[:, list(support)]
+                row[:, start : start + lengths[i]] = A_S.T
+                offsets.append(A_S.T @ (A @ z) - z[list(support)])  # [E z]_S
+            else:
+                offsets.append(-fixed)
+            rows.append(row)
+        like = self.b[0]
+        self._rows = torch.cat(rows).to(like)
+        self._offset = torch.cat(offsets).to(like)
+        self.places: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
+        for (kind, _), places, support in zip(
+            self.nodes, self.candidates, self.support, strict=True
+        ):
+            self.places[kind] += tuple(places[k] for k in support)
+
+    def coefficients(self) -> dict[str, Coefficients]:
+        """Return c(b) of the active places, differentiable in b, for `Network.forward`."""
+        split = self._values().split([len(places) for places in self.places.values()])
+        return {
+            kind: Coefficients(part, places)
+            for (kind, places), part in zip(self.places.items(), split, strict=True)
+        }
+
+    def _values(self) -> Tensor:
+        return self._rows @ torch.cat(list(self.b)) - self._offset
+
+    @torch.no_grad()
+    def _host_coefficients(self) -> list[Tensor]:
+        """Return the coefficients of every node on the CPU in float64, by one transfer."""
+        values = self._values().cpu().double()
+        return list(values.split([len(support) for support in self.support]))
+
+    def freeze(self, index: int) -> None:
+        """Fix the coefficients of node `nodes[index]` at their present values for good."""
+        if not self.frozen[index]:
+            self._fixed[index] = self._host_coefficients()[index]
+            self.frozen[index] = True
+            self.b[index].requires_grad_(False)
+            self.b[index].grad = None
+            self._assemble()
+
+    def genotype(self) -> Genotype:
+        """Return the architecture of the present supports."""
+        return Genotype.from_places(self.places, self.space)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what is not a parameter, as plain data and tensors."""
+        return {
+            "A": self.A,
+            "z": self.z,
+            "support": [list(support) for support in self.support],
+            "frozen": list(self.frozen),
+            "fixed": list(self._fixed),
+            "last_recovery": [vars(node).copy() for node in self.last_recovery],
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.A, self.z = list(state["A"]), list(state["z"])
+        self.support = [tuple(support) for support in state["support"]]
+        self.frozen, self._fixed = list(state["frozen"]), list(state["fixed"])
+        self.last_recovery = [NodeRecovery(**node) for node in state["last_recovery"]]
+        for b, frozen in zip(self.b, self.frozen, strict=True):
+            b.requires_grad_(not frozen)
+        self._assemble()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseCode:
+        """Move the assembled rows along with the parameters."""
+        super()._apply(fn, recurse)
+        self._assemble()
+        return self

@@ -1,0 +1,1 @@
+"""Comparison of methods: budget, referee, trials and tables."""

@@ -1,0 +1,1 @@
+"""Networks: what runs. Super-nets and discrete networks, folding and counting."""

@@ -1,0 +1,352 @@
+"""The super-net's core: it runs the operations it is told to, and nothing else.
+
+A cell holds an operation for each of its places. A *super-net* has all places of its space and is called with
+coefficients, which name the active places and their values; a *discrete network* has a genotype's places only and is
+called without. Both are of one class, so that a search step costs what a step of the found network costs, and that
+folding is copying. What stands around the cells (stem, reductions, head) is a network's own: see
+`isnas.networks.darts`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import UserError
+from ..runtime.processes import processes, rank
+from ..spaces.base import Place, Space
+from .operations import (
+    BYPASS,
+    OPERATIONS,
+    BatchNorm,
+    ClosingNorm,
+    Factor,
+    layout,
+    scaled,
+    shuffled,
+)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What a code hands to the super-net for one kind of cell.
+
+    Parameters
+    ----------
+    values : Tensor, shape (k,)
+        The factor of each active place; differentiable.
+    places : tuple of Place, length k
+        The active places, different ones.
+    """
+
+    values: Tensor
+    places: tuple[Place, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.places)) != len(self.places) or self.values.shape != (len(self.places),):
+            raise ValueError(
+                f"coefficients need one value for each of different places, got values of shape "
+                f"{tuple(self.values.shape)} for {len(self.places)} places"
+            )
+
+
+def drop_path(operations: int, images: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Draw what operations are multiplied by for each image: 0 with probability `rate`, else 1 / (1 - rate).
+
+    All in one draw: a draw for each operation would be several kernels for each. Where several processes work together,
+    it is for the images of all, and each gets its own.
+
+    Parameters
+    ----------
+    operations, images : int
+        The images are those of this process.
+    rate : float
+        At least 0, below 1.
+    generator : torch.Generator
+        The factors are on its device.
+
+    Returns
+    -------
+    Tensor, shape (operations, images)
+    """
+    size = (operations, images * processes())
+    drawn = torch.rand(size, device=generator.device, generator=generator)
+    own = drawn[:, images * rank() : images * (rank() + 1)]
+    return (own >= rate) / (1.0 - rate)
+
+
+class Term(NamedTuple):
+    """An operation into a node."""
+
+    key: str
+    """Its name in the cell."""
+    source: int
+    """The state that it reads."""
+    factor: Factor = None
+    """What its output is multiplied by."""
+    kept: Tensor | None = None
+    """What its output is multiplied by for each image, shape (B, 1, 1, 1), where drop path may silence it."""
+
+
+Incoming = list[list[Term]]
+"""What each node of a cell adds up."""
+
+
+class Nodes(nn.Module):
+    """The nodes of a cell: each adds up its incoming operations.
+
+    Parameters
+    ----------
+    space : Space
+    places : iterable of Place
+        The operations to build.
+    channels : int
+        Channels of the states.
+    stride : int
+        Of the operations on the cell's inputs.
+    closing_norm : ClosingNorm
+    partial : int
+        Operations work on the first channels / partial channels of a state only; the bypasses carry the others, and
+        all are shuffled at every node (PC-DARTS, arXiv 1907.05737, section 3.2).
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        places: Iterable[Place],
+        channels: int,
+        stride: int,
+        closing_norm: ClosingNorm,
+        partial: int = 1,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+        self.partial = partial
+        self.worked = channels // partial  # channels that operations work on
+        self.bypasses: set[str] = set()
+        self.operations = nn.ModuleDict()
+        for place in places:
+            primitive, key = space.primitives[place.operation], place_key(space, place)
+            of_input = place.source < space.inputs
+            self.operations[key] = OPERATIONS[primitive](
+                self.worked, stride if of_input else 1, closing_norm
+            )
+            if primitive == BYPASS:
+                self.bypasses.add(key)
+
+    def forward(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
+        """Return the inputs, (B, channels, H, W) each, and the nodes, (B, channels, H / stride, W / stride)."""
+        states = list(states)
+        if self.partial > 1:
+            return self._partial(states, incoming)
+        for terms in incoming:
+            states.append(self._sum(terms, states, self.channels))
+        return states
+
+    def _partial(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
+        """Do likewise with partial channels.
+
+        Joining and shuffling are linear and the same for all edges, so they are done once for a node.
+        """
+        parts = [self._split(state) for state in states]
+        for terms in incoming:
+            working = [term for term in terms if term.key not in self.bypasses]
+            passing = [term for term in terms if term.key in self.bypasses]
+            firsts, rests = ([part[i] for part in parts] for i in range(2))
+            worked = self._sum(working, firsts, self.worked)
+            passed = self._sum(passing, rests, self.channels - self.worked)
+            states.append(shuffled(worked, passed, self.partial))
+            parts.append(self._split(states[-1]))
+        return states
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        # many operations read the first part: it is worth a compact copy
+        first = state[:, : self.worked].contiguous(memory_format=layout(state))
+        return first, state[:, self.worked :]
+
+    def _sum(self, terms: list[Term], states: list[Tensor], channels: int) -> Tensor:
+        """Return the sum of incoming operations, (B, channels, H / stride, W / stride)."""
+        node: Tensor | None = None
+        for term in terms:
+            operation = self.operations[term.key]
+            out = operation(states[term.source], term.factor)
+            if term.kept is not None and operation.droppable:
+                out = out * term.kept.to(out.dtype)
+            node = out if node is None else node + out
+        if node is None:  # a node that nothing reaches is zero
+            size = [-(-length // self.stride) for length in states[0].shape[2:]]
+            node = states[0].new_zeros(len(states[0]), channels, *size)
+        return node
+
+
+class CellNetwork(nn.Module, ABC):
+    """What all networks of cells share. Each cell is a module with `nodes`, a `Nodes`.
+
+    Parameters
+    ----------
+    space : Space
+    places : mapping of kind to places
+        The operations to build in every cell of a kind.
+    concat : mapping of kind to states
+        The states that make up the output of each kind of cell.
+    options
+        What else shapes the network; a frozen dataclass with `closing_norm` and `partial`.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        The kind of each cell, in order; set by the network.
+    cells : nn.ModuleList
+        The cells, likewise.
+
+    Raises
+    ------
+    UserError
+        When channels are partial and the space has no bypass, or the other way round.
+    """
+
+    kinds: tuple[str, ...]
+    cells: nn.ModuleList
+
+    def __init__(
+        self,
+        space: Space,
+        places: Mapping[str, Iterable[Place]],
+        concat: Mapping[str, tuple[int, ...]],
+        options: Any,
+    ) -> None:
+        super().__init__()
+        if (options.partial > 1) != (BYPASS in space.primitives):
+            raise UserError(
+                f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
+                f"{options.partial} and the primitives {', '.join(space.primitives)}"
+            )
+        self.space = space
+        self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
+        self.concat = {kind: tuple(concat[kind]) for kind in space.kinds}
+        self.options = options
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        *,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, ...)
+        coefficients : mapping of kind to Coefficients, optional
+            The active places and their factors. Without it all places that the network has run, with factor 1.
+        kept : Tensor, shape (active operations, B), optional
+            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+
+        Returns
+        -------
+        Tensor, shape (B, classes)
+            Class scores.
+        """
+
+    def active(self, coefficients: Mapping[str, Coefficients] | None = None) -> int:
+        """Return how many operations a pass with these coefficients runs, in all cells together."""
+        places = self.places
+        if coefficients is not None:
+            places = {kind: part.places for kind, part in coefficients.items()}
+        return sum(len(places[kind]) for kind in self.kinds)
+
+    def incoming(
+        self, coefficients: Mapping[str, Coefficients] | None, kept: Tensor | None = None
+    ) -> list[Incoming]:
+        """Return what each node of every cell adds up."""
+        found = self._incoming(coefficients)
+        if kept is None:
+            return found
+        rows = iter(kept[..., None, None, None].unbind())
+        return [
+            [[term._replace(kept=next(rows)) for term in node] for node in cell] for cell in found
+        ]
+
+    def _incoming(self, coefficients: Mapping[str, Coefficients] | None) -> list[Incoming]:
+        if coefficients is None:
+            of_kind = {kind: self._nodes(places) for kind, places in self.places.items()}
+            return [of_kind[kind] for kind in self.kinds]
+        found: list[Incoming] = [[] for _ in self.kinds]
+        for kind in self.space.kinds:
+            part = coefficients[kind]
+            groups: dict[int, list[int]] = {}  # cells by their channels
+            for i, (each, cell) in enumerate(zip(self.kinds, self.cells, strict=True)):
+                if each == kind:
+                    groups.setdefault(cell.nodes.worked, []).append(i)
+            for cells in groups.values():
+                for i, factors in zip(cells, self._factors(cells, part), strict=True):
+                    found[i] = self._nodes(part.places, factors)
+        return found
+
+    def _nodes(self, places: Iterable[Place], factors: Iterable[Factor] | None = None) -> Incoming:
+        nodes: Incoming = [[] for _ in range(self.space.nodes)]
+        entries = ((place, None) for place in places)
+        if factors is not None:
+            entries = zip(places, factors, strict=True)
+        for place, factor in sorted(entries, key=lambda entry: entry[0]):
+            nodes[place.node].append(Term(place_key(self.space, place), place.source, factor))
+        return nodes
+
+    def _factors(self, cells: list[int], part: Coefficients) -> list[list[Factor]]:
+        """Return for each of these cells, which have as many channels, what its active operations are multiplied by."""
+        values: list[Factor] = list(part.values.unbind())
+        keys = [place_key(self.space, place) for place in part.places]
+        norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
+        closed = [k for k, norm in enumerate(norms[0]) if norm is not None]
+        found = [list(values) for _ in cells]
+        if closed:
+            of_closed = torch.stack([values[k] for k in closed])
+            rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
+            for factors, row in zip(found, rows, strict=True):
+                for k, affine in zip(closed, row, strict=True):
+                    factors[k] = affine
+        return found
+
+    def discrete(self, places: Mapping[str, Iterable[Place]]) -> CellNetwork:
+        """Return a network like this one that has these places only, without memory for its weights (on "meta")."""
+        with torch.device("meta"):
+            return type(self)(self.space, places, self.concat, self.options)
+
+    def operations_at(self, kind: str, places: Iterable[Place]) -> list[nn.Module]:
+        """Return the operations at these places in all cells of a kind."""
+        keys = [place_key(self.space, place) for place in places]
+        cells = [cell for k, cell in zip(self.kinds, self.cells, strict=True) if k == kind]
+        return [cell.nodes.operations[key] for cell in cells for key in keys]
+
+
+def place_key(space: Space, place: Place) -> str:
+    """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
+    return f"node{place.node}_from{place.source}_{space.primitives[place.operation]}"
+
+
+def check_partial(partial: int, channels: int) -> None:
+    """Raise a `UserError` unless `channels` can be divided into `partial` equal parts."""
+    if isinstance(partial, bool) or not isinstance(partial, int) or partial < 1:
+        raise UserError(f"partial must be a whole number of at least 1, got {partial!r}")
+    if channels % partial:
+        raise UserError(
+            f"channels must be a multiple of partial, {partial}: the operations work on one of "
+            f"{partial} equal parts; got {channels}"
+        )
+
+
+def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:
+    """Make the batch norms' affine parts in `modules` trainable, or fix them where they are."""
+    roots = [modules] if isinstance(modules, nn.Module) else modules
+    for module in itertools.chain.from_iterable(root.modules() for root in roots):
+        if isinstance(module, BatchNorm):
+            module.requires_grad_(trainable)

@@ -1,0 +1,175 @@
+"""The network of NAS-Bench-201 (Dong and Yang, ICLR 2020): three stages of cells with residual blocks between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..runtime.errors import UserError
+from ..runtime.randomness import seeded
+from ..spaces.base import Place, Space
+from ..spaces.genotype import Genotype
+from ..spaces.nasbench201 import NASBENCH201_SPACE
+from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial
+from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
+
+STAGES = 3
+
+
+@dataclass(frozen=True)
+class NASBench201Options:
+    """The shape of a network around its cells; the defaults are the benchmark's.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the first stage; they double twice.
+    cells : int
+        Cells of each stage.
+    classes, in_channels : int
+        Classes, and channels of the input image.
+    closing_norm : {"none", "pooling", "all"}
+        See `isnas.networks.operations.ClosingNorm`; the benchmark's networks have "none".
+    partial : int
+        As in `isnas.networks.darts.NetworkOptions`.
+
+    Raises
+    ------
+    UserError
+        When a value is out of its range.
+    """
+
+    channels: int = 16
+    cells: int = 5
+    classes: int = 10
+    in_channels: int = 3
+    closing_norm: ClosingNorm = "none"
+    partial: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("channels", 1), ("cells", 1), ("classes", 2), ("in_channels", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        check_partial(self.partial, self.channels)
+
+
+class Cell(nn.Module):
+    """A cell: its input, its nodes; the last one is its output."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__()
+        self.nodes = nodes
+
+    def forward(self, x: Tensor, incoming: Incoming) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
+        return self.nodes([x], incoming)[-1]
+
+
+class ResidualBlock(nn.Module):
+    """Halve the resolution: two 3x3 convolutions, beside average pooling and a 1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReLU(),
+            *conv_norm(c_in, c_out, 3, stride=2),
+            nn.ReLU(),
+            *conv_norm(c_out, c_out, 3),
+        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), convolution(c_in, c_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2))."""
+        return self.body(x) + self.shortcut(x)
+
+
+class NASBench201Network(CellNetwork):
+    """Stem, three stages of cells, global pooling, linear classifier.
+
+    Parameters
+    ----------
+    space, places, concat, options
+        See `CellNetwork`; the space must have one kind of cell with one input.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        places: Mapping[str, Iterable[Place]],
+        concat: Mapping[str, tuple[int, ...]],
+        options: NASBench201Options,
+    ) -> None:
+        super().__init__(space, places, concat, options)
+        if len(space.kinds) != 1 or space.inputs != 1:
+            raise UserError(
+                f"this network is made of one kind of cell with one input; the space has "
+                f"{', '.join(space.kinds)} cells with {space.inputs} inputs"
+            )
+        (kind,) = space.kinds
+        self.kinds = (kind,) * (STAGES * options.cells)
+        self.cells_per_stage = options.cells
+        c = options.channels
+        self.stem = conv_norm(options.in_channels, c, 3)
+        self.cells = nn.ModuleList()
+        self.reductions = nn.ModuleList()
+        for stage in range(STAGES):
+            if stage > 0:
+                self.reductions.append(ResidualBlock(c, 2 * c))
+                c *= 2
+            for _ in range(options.cells):
+                nodes = Nodes(space, self.places[kind], c, 1, options.closing_norm, options.partial)
+                self.cells.append(Cell(nodes))
+        self.norm = BatchNorm(c)
+        self.classifier = nn.Linear(c, options.classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        *,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        incoming = self.incoming(coefficients, kept)
+        x = self.stem(x)
+        for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
+            stage, first = divmod(i, self.cells_per_stage)
+            if stage > 0 and first == 0:
+                x = self.reductions[stage - 1](x)
+            x = cell(x, edges)
+        return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
+
+
+def build_nasbench201_network(
+    genotype: Genotype, options: NASBench201Options | None = None, *, seed: int = 0
+) -> NASBench201Network:
+    """Return the discrete network of a cell, its initial weights drawn from `seed`.
+
+    Raises
+    ------
+    UserError
+        When the genotype is not one of the space.
+    """
+    places = genotype.places(NASBENCH201_SPACE)
+    concat = {kind: cell.concat for kind, cell in genotype.cells}
+    with seeded(seed, "weights"):
+        return NASBench201Network(
+            NASBENCH201_SPACE, places, concat, options or NASBench201Options()
+        )
+
+
+def build_nasbench201_supernet(
+    options: NASBench201Options | None = None,
+    space: Space = NASBENCH201_SPACE,
+    *,
+    seed: int = 0,
+) -> NASBench201Network:
+    """Return the super-net of the space, initial weights drawn from `seed`."""
+    places = {kind: space.places() for kind in space.kinds}
+    with seeded(seed, "weights"):
+        return NASBench201Network(
+            space, places, dict.fromkeys(space.kinds, space.concat), options or NASBench201Options()
+        )

@@ -1,0 +1,1 @@
+"""What every part stands on: errors, files, randomness, processes, progress, memory. No science."""

@@ -1,0 +1,1 @@
+"""Searches: one file for each method, and the registry of all methods."""

@@ -1,0 +1,213 @@
+"""ENAS (Pham et al., ICML 2018, arXiv 1802.03268): a recurrent controller learns to sample a super-net's architectures.
+
+The constants were checked against the authors' code, melodyguan/enas: ``scripts/cifar10_micro_search.sh`` and
+``src/cifar10/main.py``, ``micro_controller.py``, ``micro_child.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, ClassVar
+
+import torch
+
+from ..codes.controller import Controller, Reinforce, Sample
+from ..networks.core import CellNetwork
+from ..runs.directory import Run
+from ..runtime.randomness import generator
+from ..spaces.genotype import Genotype
+from ..tasks.images import Batches, Dataset
+from .base import Batch
+from .path_search import PathOptions, PathSearch
+
+BETAS, EPSILON = (0.0, 0.999), 1e-3
+"""Of the controller's Adam: those of the published code (``src/utils.py``), not of the paper's text."""
+
+
+@dataclass(frozen=True)
+class EnasOptions(PathOptions):
+    """Options of ENAS.
+
+    In the preset `quick` the controller's phase takes about as long as that of the weights, so it has few steps: at ten
+    times the published rate, with a baseline that follows ten times as fast.
+
+    The preset `paper` has the published constants of the search for cells; the weight decay is twice the code's
+    factor, which multiplies the sum of squares without a half. Differences: our operations and number of nodes; our
+    halves (the code keeps 45,000 images for the weights and 5,000 for the controller); one cosine, without restarts;
+    SGD's momentum is not Nesterov's; no dropout, drop path or auxiliary head in the search; a node's operations stand
+    at different places. Those of the controller itself: see `isnas.codes.controller`.
+
+    Parameters
+    ----------
+    controller_steps : int
+        REINFORCE steps of the controller after each epoch.
+    samples : int
+        Architectures in such a step; each is rewarded with its accuracy on a batch of its own.
+    final_samples : int
+        Architectures that are sampled and scored in the end; one sampled twice is scored once.
+    controller_learning_rate : float
+        Of the controller (Adam).
+    baseline_decay : float
+        Of the moving average of rewards, which is subtracted from them.
+    entropy_weight : float
+        Weight of the policy's entropy beside the accuracy.
+    controller_hidden : int
+        Units of the LSTM.
+    temperature : float
+        The controller's logits are divided by it.
+    tanh_constant : float
+        Bound of the logits, by a tanh.
+    op_tanh_reduce : float
+        How many times smaller the bound is for operations.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {},
+        "paper": {
+            "data": "cifar10",
+            "channels": 20,
+            "cells": 8,
+            "batch_size": 160,
+            "epochs": 150,
+            "min_learning_rate": 0.0005,
+            "weight_decay": 2e-4,
+            "controller_steps": 30,
+            "samples": 10,
+            "final_samples": 10,
+            "validation_images": 160,
+            "controller_learning_rate": 3.5e-3,
+            "baseline_decay": 0.99,
+        },
+    }
+    least: ClassVar[dict[str, float]] = {
+        "controller_steps": 1,
+        "samples": 1,
+        "final_samples": 1,
+        "controller_learning_rate": 0,
+        "baseline_decay": 0,
+        "entropy_weight": 0,
+        "controller_hidden": 1,
+    }
+    below_one: ClassVar[tuple[str, ...]] = ("baseline_decay",)
+    above_zero: ClassVar[tuple[str, ...]] = ("temperature", "tanh_constant", "op_tanh_reduce")
+
+    min_learning_rate: float = 0.001
+    controller_steps: int = 4
+    samples: int = 4
+    final_samples: int = 20
+    controller_learning_rate: float = 3.5e-2
+    baseline_decay: float = 0.9
+    entropy_weight: float = 1e-4
+    controller_hidden: int = 64
+    temperature: float = 1.0
+    tanh_constant: float = 1.1
+    op_tanh_reduce: float = 2.5
+
+
+class EnasSearch(PathSearch):
+    """Search of a genotype by a controller and a super-net that learn in turn.
+
+    In every step an architecture sampled from the controller trains the weights on a batch of the first half. After
+    every epoch the controller takes REINFORCE steps; the reward is the accuracy of a sampled architecture with the
+    shared weights, which rest, on a batch of the second half, unvaried.
+
+    Attributes
+    ----------
+    controller : Controller
+        On the CPU: its steps are too small for anything else.
+    reinforce : Reinforce
+    reward_batches : Batches
+    """
+
+    title = "ENAS"
+    options: EnasOptions
+
+    def __init__(
+        self, supernet: CellNetwork, options: EnasOptions, dataset: Dataset, device: torch.device
+    ) -> None:
+        super().__init__(supernet, options, dataset, device)
+        self.controller = Controller(
+            self.choices,
+            hidden=options.controller_hidden,
+            temperature=options.temperature,
+            tanh_constant=options.tanh_constant,
+            op_tanh_reduce=options.op_tanh_reduce,
+            seed=options.seed,
+        )
+        self.reinforce = Reinforce(
+            self.controller,
+            learning_rate=options.controller_learning_rate,
+            entropy_weight=options.entropy_weight,
+            decay=options.baseline_decay,
+            start="zero",
+            betas=BETAS,
+            epsilon=EPSILON,
+        )
+        self.reward_batches = Batches(
+            dataset,
+            batch_size=options.batch_size,
+            indices=self.valid_batches.indices,
+            seed=options.seed,
+            stream="rewards",
+            augment=False,
+            device=device,
+        )
+
+    def sample(self, *names: str | int) -> Sample:
+        """Sample an architecture from the controller; `names` say which."""
+        return self.controller.sample(generator(self.options.seed, *names))
+
+    @torch.no_grad()
+    def path(self) -> Genotype:
+        return self.choices.genotype(self.sample("controller path", self.epoch, self.step).chosen)
+
+    def rewarding(self) -> Iterator[Batch]:
+        """Yield the batches of this epoch's rewards: they go on through the second half where the last ended."""
+        options = self.options
+        first = self.epoch * options.controller_steps * options.samples
+        turn, start = divmod(first, len(self.reward_batches))
+        yield from self.reward_batches.epoch(turn, start)
+        for later in itertools.count(turn + 1):
+            yield from self.reward_batches.epoch(later)
+
+    def train_controller(self) -> dict[str, float]:
+        """Take the controller's steps of an epoch and return means over its samples."""
+        batches = self.rewarding()
+        rewards: list[float] = []
+        entropies: list[float] = []
+        for step in range(self.options.controller_steps):
+            samples = [
+                self.sample("controller sample", self.epoch, step, i)
+                for i in range(self.options.samples)
+            ]
+            found = [
+                self.score(self.choices.genotype(sample.chosen), [next(batches)])
+                for sample in samples
+            ]
+            self.reinforce.step(samples, found)
+            rewards += found
+            entropies += [float(sample.entropy.detach()) for sample in samples]
+        return {"reward": fmean(rewards), "entropy": fmean(entropies)}
+
+    def score_candidates(self) -> None:
+        """Sample the last architectures and score them."""
+        images = list(self.validation(self.options.validation_images).epoch(0))
+        self.scores.clear()
+        for i in range(self.options.final_samples):
+            with torch.no_grad():
+                genotype = self.choices.genotype(self.sample("final sample", i).chosen)
+            if genotype not in self.scores:
+                self.scores[genotype] = self.score(genotype, images)
+
+    def end_epoch(self, run: Run) -> dict[str, Any]:
+        return {**self.train_controller(), **super().end_epoch(run)}
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        return f"{super().describe(metrics)}  reward {100 * metrics['reward']:.1f} %"
+
+    def stateful(self) -> dict[str, Any]:
+        # with the controller's weights
+        return {**super().stateful(), "reinforce": self.reinforce}

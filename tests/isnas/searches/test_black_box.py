@@ -1,0 +1,404 @@
+"""Searches that ask for architectures: budgets, what they ask for, whether they climb; their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from isnas import DARTS_SPACE, Genotype, Space, UserError
+from isnas.codes.choices import Choices
+from isnas.runs.options import option_fields
+from isnas.searches.black_box import (
+    BlackBoxOptions,
+    EvolutionOptions,
+    GenerationalOptions,
+    GridOptions,
+    OutOfBudget,
+    RandomSearchOptions,
+    ReinforceOptions,
+    ageing_evolution,
+    generational_evolution,
+    grid_search,
+    random_search,
+    reinforce,
+)
+from isnas.spaces.nasbench201 import NASBENCH201_SPACE, to_string
+
+SEARCHES: dict[str, tuple[Callable[..., Genotype], type[BlackBoxOptions]]] = {
+    "random search": (random_search, RandomSearchOptions),
+    "grid search": (grid_search, GridOptions),
+    "ageing evolution": (ageing_evolution, EvolutionOptions),
+    "generational evolution": (generational_evolution, GenerationalOptions),
+    "reinforce": (reinforce, ReinforceOptions),
+}
+COUNTED = {
+    "random search": {"architectures": 7},
+    "grid search": {"points": 7},
+    "ageing evolution": {"population": 3, "cycles": 7},
+    "generational evolution": {
+        "population": 3, "parents": 2, "children": 2, "generations": 2,
+    },
+    "reinforce": {"architectures": 7, "batch": 3, "hidden": 4},
+}  # fmt: skip
+"""Options with which each asks for seven architectures."""
+SPACES = {"sources": dataclasses.replace(DARTS_SPACE, nodes=2), "edges": NASBENCH201_SPACE}
+WANTED = ("sep_conv_3x3", "nor_conv_3x3")
+
+
+class Oracle:
+    """Tells a signal, keeps what was asked for, and ends after so many."""
+
+    def __init__(self, signal: Callable[[Genotype], float], budget: int | None = None) -> None:
+        self.signal = signal
+        self.budget = budget
+        self.asked: list[Genotype] = []
+        self.signals: list[float] = []
+
+    def __call__(self, genotype: Genotype) -> float:
+        if len(self.asked) == self.budget:
+            raise OutOfBudget
+        self.asked.append(genotype)
+        self.signals.append(self.signal(genotype))
+        return self.signals[-1]
+
+
+def convolutions(genotype: Genotype) -> float:
+    """Return a signal that each 3x3 convolution raises: one optimum in NAS-Bench-201, and every step to it pays."""
+    cells = [edge for _, cell in genotype.cells for edges in cell.nodes for edge in edges]
+    return 10.0 + 15.0 * sum(edge.operation in WANTED for edge in cells)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def edges_of(genotype: Genotype) -> list[frozenset[Any]]:
+    return [frozenset(edges) for _, cell in genotype.cells for edges in cell.nodes]
+
+
+def distance(one: Genotype, other: Genotype) -> int:
+    """Return how many nodes differ."""
+    return sum(a != b for a, b in zip(edges_of(one), edges_of(other), strict=True))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", SEARCHES)
+class TestAll:
+    def test_asks_within_the_space_until_the_budget_ends(self, name: str, space: str) -> None:
+        search, options = SEARCHES[name]
+        choices = Choices(SPACES[space])
+        for preset in options.presets:
+            oracle = Oracle(convolutions, budget=14)
+            found = search(oracle, choices, seeded(0), options.preset(preset))
+            assert len(oracle.asked) == 14
+            for genotype in oracle.asked:
+                genotype.check(choices.space)
+            # the best, of ties the first
+            assert found == oracle.asked[oracle.signals.index(max(oracle.signals))]
+
+    def test_number_of_architectures(self, name: str, space: str) -> None:
+        search, options = SEARCHES[name]
+        oracle = Oracle(convolutions)
+        search(oracle, Choices(SPACES[space]), seeded(0), options(**COUNTED[name]))
+        assert len(oracle.asked) == 7
+
+    def test_same_seed_same_result(self, name: str, space: str) -> None:
+        search, options = SEARCHES[name]
+        choices = Choices(SPACES[space])
+        runs = []
+        for seed in (1, 1, 2):
+            oracle = Oracle(convolutions, budget=14)
+            search(oracle, choices, seeded(seed), options.preset("quick"))
+            runs.append(oracle.asked)
+        assert runs[0] == runs[1]
+        assert (runs[0] == runs[2]) == (name == "grid search")
+
+    def test_nothing_asked_is_an_error(self, name: str, space: str) -> None:
+        search, _ = SEARCHES[name]
+        with pytest.raises(UserError, match="before the first architecture"):
+            search(Oracle(convolutions, budget=0), Choices(SPACES[space]), seeded(0))
+
+    @pytest.mark.parametrize("signal", [math.nan, math.inf, -math.inf])
+    def test_a_signal_must_be_a_number(self, name: str, space: str, signal: float) -> None:
+        search, _ = SEARCHES[name]
+        with pytest.raises(UserError, match="no finite number"):
+            search(Oracle(lambda genotype: signal), Choices(SPACES[space]), seeded(0))
+
+    def test_other_errors_come_through(self, name: str, space: str) -> None:
+        def fail(genotype: Genotype) -> float:
+            raise RuntimeError("broken")
+
+        with pytest.raises(RuntimeError, match="broken"):
+            SEARCHES[name][0](fail, Choices(SPACES[space]), seeded(0))
+
+
+class TestClimbing:
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("ageing evolution", {}),
+            ("generational evolution", {}),
+            ("generational evolution", {"removal": "oldest"}),
+            ("reinforce", {"policy": "softmax", "learning_rate": 0.1}),
+        ],
+    )
+    def test_comes_to_an_optimum_that_chance_misses(
+        self, name: str, changes: dict[str, Any]
+    ) -> None:
+        """The one optimum of 15,625, which 400 random architectures have with a chance of 3 per cent."""
+        search, options = SEARCHES[name]
+        choices = Choices(NASBENCH201_SPACE)
+        found = search(Oracle(convolutions, budget=400), choices, seeded(0), options(**changes))
+        assert to_string(found).count("nor_conv_3x3") == 6
+        by_chance = random_search(Oracle(convolutions, budget=400), choices, seeded(0))
+        assert to_string(by_chance).count("nor_conv_3x3") < 6
+
+    @pytest.mark.parametrize(
+        ("space", "s"),
+        [
+            (Space(("skip_connect", "sep_conv_3x3", "max_pool_3x3"), nodes=2, inputs=1), 1),
+            (dataclasses.replace(NASBENCH201_SPACE, nodes=2, output=(2,)), 1),
+        ],
+        ids=["sources", "edges"],
+    )
+    def test_controller_learns_to_ask_for_better_ones(self, space: Space, s: int) -> None:
+        choices = Choices(space, s)
+        by_chance = statistics.mean(map(convolutions, choices.all()))
+        oracle = Oracle(convolutions, budget=80)
+        reinforce(oracle, choices, seeded(0), ReinforceOptions(learning_rate=0.02))
+        assert statistics.mean(oracle.signals[-30:]) > by_chance + 15
+
+    def test_evolution_climbs_in_the_space_of_darts(self) -> None:
+        choices = Choices(DARTS_SPACE)
+        means = []
+        for search in (random_search, ageing_evolution, generational_evolution):
+            oracle = Oracle(convolutions, budget=120)
+            search(oracle, choices, seeded(0))
+            means.append(statistics.mean(oracle.signals[-40:]))
+        assert min(means[1:]) > means[0] + 30
+
+
+class TestAgeingEvolution:
+    def test_mutates_the_best_of_the_living(self) -> None:
+        """With so large a sample that it holds all of them, but for a chance of 1e-12."""
+        choices, population = Choices(NASBENCH201_SPACE), 4
+        oracle = Oracle(convolutions)
+        options = EvolutionOptions(population=population, sample=120, cycles=60)
+        ageing_evolution(oracle, choices, seeded(0), options)
+        for i in range(population, 60):
+            living = range(i - population, i)
+            best = max(oracle.signals[j] for j in living)
+            parents = [oracle.asked[j] for j in living if oracle.signals[j] == best]
+            assert any(distance(oracle.asked[i], parent) == 1 for parent in parents)
+
+    def test_the_oldest_dies_even_if_it_is_the_best(self) -> None:
+        """Signals fall, so the best is the oldest: it has one child and dies. If the worst died, it would live on."""
+        falling = itertools.count(0, -1)
+        oracle = Oracle(lambda genotype: float(next(falling)))
+        options = EvolutionOptions(population=3, sample=100, cycles=30)
+        found = ageing_evolution(oracle, Choices(DARTS_SPACE), seeded(0), options)
+        assert found == oracle.asked[0]
+        for i in range(3, 30):
+            assert distance(oracle.asked[i], oracle.asked[i - 3]) == 1
+        for i in range(12, 30):
+            assert distance(oracle.asked[i], oracle.asked[0]) > 1
+
+    def test_a_sample_of_one_ignores_signals(self) -> None:
+        choices = Choices(NASBENCH201_SPACE)
+        options = EvolutionOptions(population=5, sample=1, cycles=40)
+        runs = [
+            Oracle(signal) for signal in (convolutions, lambda genotype: -convolutions(genotype))
+        ]
+        for oracle in runs:
+            ageing_evolution(oracle, choices, seeded(0), options)
+        assert runs[0].asked == runs[1].asked
+
+
+class TestGenerationalEvolution:
+    def run(self, **changes: Any) -> Oracle:
+        oracle = Oracle(convolutions)
+        options = GenerationalOptions(
+            **{"population": 4, "parents": 2, "children": 3, "generations": 6, **changes}
+        )
+        generational_evolution(oracle, Choices(NASBENCH201_SPACE), seeded(0), options)
+        assert len(oracle.asked) == 4 + 6 * 3
+        return oracle
+
+    @staticmethod
+    def living(oracle: Oracle, removal: str) -> list[list[int]]:
+        """Return who is alive before each generation, by the definition."""
+        alive = list(range(4))
+        found = [alive]
+        for generation in range(6):
+            alive = [*alive, *range(4 + 3 * generation, 7 + 3 * generation)]
+            order = sorted(alive, key=lambda i: (oracle.signals[i], i) if removal == "worst" else i)
+            alive = sorted(order[3:])
+            found.append(alive)
+        return found
+
+    @pytest.mark.parametrize("removal", ["worst", "oldest"])
+    @pytest.mark.parametrize("crossover", [0.0, 1.0])
+    def test_children_are_of_the_best(self, removal: str, crossover: float) -> None:
+        """By mutation of one parent, or by crossover of both alone."""
+        oracle = self.run(removal=removal, crossover=crossover, mutation=0.0)
+        for generation, alive in enumerate(self.living(oracle, removal)[:-1]):
+            ranked = sorted(alive, key=lambda i: (-oracle.signals[i], i))
+            one, other = (oracle.asked[i] for i in ranked[:2])
+            for child in oracle.asked[4 + 3 * generation : 7 + 3 * generation]:
+                if crossover:
+                    assert all(
+                        edges in pair
+                        for edges, pair in zip(
+                            edges_of(child),
+                            zip(edges_of(one), edges_of(other), strict=True),
+                            strict=True,
+                        )
+                    )
+                else:
+                    assert 1 in (distance(child, one), distance(child, other))
+
+    def test_crossover_can_be_followed_by_mutation(self) -> None:
+        """Then a child can be one mutation away from all that its parents can mix."""
+        plain = self.run(crossover=1.0, mutation=0.0)
+        mutated = self.run(crossover=1.0, mutation=1.0)
+        assert plain.asked[:4] == mutated.asked[:4]
+        born = set(itertools.chain(*map(edges_of, mutated.asked[:4])))
+        assert set(itertools.chain(*map(edges_of, plain.asked))) <= born
+        assert not set(itertools.chain(*map(edges_of, mutated.asked))) <= born
+
+
+class TestGridSearch:
+    def test_asks_for_the_grid_in_order(self) -> None:
+        choices = Choices(DARTS_SPACE)
+        options = GridOptions(("skip_connect", "sep_conv_3x3"), ("latest",))
+        oracle = Oracle(convolutions)
+        found = grid_search(oracle, choices, seeded(0), options)
+        assert oracle.asked == list(choices.grid(options.primitives, options.wirings))
+        assert convolutions(found) == 10 + 15 * 16
+
+    def test_points(self) -> None:
+        choices = Choices(NASBENCH201_SPACE)
+        oracle = Oracle(convolutions)
+        grid_search(oracle, choices, seeded(0), GridOptions(points=11))
+        assert oracle.asked == list(choices.grid(points=11))
+
+    def test_unknown_primitives_are_named(self) -> None:
+        with pytest.raises(UserError, match="primitives"):
+            grid_search(
+                Oracle(convolutions), Choices(DARTS_SPACE), seeded(0), GridOptions(("conv",))
+            )
+
+
+class TestReinforce:
+    def test_is_the_baseline_of_nasbench201(self) -> None:
+        """Written out for independent softmaxes: Adam on the reward above a moving average that begins with it."""
+        logits = torch.zeros(6, 5, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=1e-3)
+        baseline, random, asked = None, seeded(4), []
+        choices = Choices(NASBENCH201_SPACE)
+        for _ in range(40):
+            log = logits.log_softmax(1)
+            drawn = [torch.multinomial(row.detach().exp(), 1, generator=random) for row in log]
+            chosen = torch.cat(drawn)
+            asked.append(choices.genotype(chosen.tolist()))
+            reward = convolutions(asked[-1])
+            before = reward if baseline is None else baseline
+            baseline = 0.9 * before + 0.1 * reward
+            optimizer.zero_grad()
+            (-log.gather(1, chosen[:, None]).sum() * (reward - baseline)).backward()
+            optimizer.step()
+        oracle = Oracle(convolutions, budget=40)
+        reinforce(
+            oracle, choices, seeded(4), ReinforceOptions(policy="softmax", learning_rate=1e-3)
+        )
+        assert oracle.asked == asked
+
+    def test_reward_power(self) -> None:
+        """Odd powers keep the order; without learning they change nothing."""
+        runs = []
+        for power in (1, 3):
+            oracle = Oracle(convolutions, budget=30)
+            options = ReinforceOptions(hidden=4, learning_rate=0.0, reward_power=power)
+            reinforce(oracle, Choices(NASBENCH201_SPACE), seeded(0), options)
+            runs.append(oracle.asked)
+        assert runs[0] == runs[1]
+
+
+BAD: dict[str, list[object]] = {
+    "architectures": [0, 1.5, True, "7"],
+    "points": [0, -1, 2.0],
+    "primitives": ["skip_connect", ["skip_connect"], (1,), None],
+    "wirings": [(), ("all",), "inputs", None],
+    "population": [0, 1.5, None],
+    "sample": [0, None],
+    "cycles": [0, -3, 2.5],
+    "parents": [1, 11, None],
+    "children": [0],
+    "crossover": [-0.1, 1.1, math.nan, "half", None],
+    "mutation": [-0.1, 1.1, math.nan],
+    "removal": ["best", None],
+    "generations": [-1, 0.5],
+    "policy": ["gru", None],
+    "learning_rate": [-1, math.nan, math.inf, True],
+    "batch": [0, 1.0],
+    "reward_power": [0, 0.5],
+    "entropy_weight": [-1, math.inf],
+    "baseline_decay": [-0.1, 1.1],
+    "baseline_start": ["last"],
+    "hidden": [0],
+    "temperature": [0, -1, math.nan, None],
+    "tanh_constant": [0, -1],
+    "op_tanh_reduce": [0],
+}
+ALL_OPTIONS = [options for _, options in SEARCHES.values()]
+
+
+class TestOptions:
+    @pytest.mark.parametrize("options", ALL_OPTIONS)
+    def test_describe_themselves(self, options: type[BlackBoxOptions]) -> None:
+        described = {field.name: field for field in option_fields(options)}
+        assert set(described) == {field.name for field in dataclasses.fields(options)} <= set(BAD)
+        for name, field in described.items():
+            assert field.help.endswith("."), name
+            assert field.default == getattr(options(), name)
+
+    @pytest.mark.parametrize(
+        ("options", "name", "value"),
+        [
+            (options, field.name, value)
+            for options in ALL_OPTIONS
+            for field in dataclasses.fields(options)
+            for value in BAD[field.name]
+        ],
+    )
+    def test_a_bad_value_is_named(
+        self, options: type[BlackBoxOptions], name: str, value: object
+    ) -> None:
+        with pytest.raises(UserError, match=rf"\b{name}\b"):
+            options(**{name: value})
+
+    @pytest.mark.parametrize("options", ALL_OPTIONS)
+    def test_presets(self, options: type[BlackBoxOptions]) -> None:
+        assert set(options.presets) == {"quick", "paper"}
+        assert options.preset("quick") == options()
+        with pytest.raises(UserError, match="preset must be one of quick, paper"):
+            options.preset("best")
+
+    def test_published_constants(self) -> None:
+        paper = EvolutionOptions.preset("paper", cycles=7)
+        assert (paper.population, paper.sample, paper.cycles) == (100, 25, 7)
+        assert ReinforceOptions.preset("paper").learning_rate == 6e-4
+
+    def test_plain_data(self) -> None:
+        assert GridOptions(points=3).to_json() == {
+            "primitives": (),
+            "wirings": ("inputs", "latest"),
+            "points": 3,
+        }
