@@ -1,7 +1,7 @@
 """What searches over discrete architectures choose from: the decisions that make up one, its neighbours, a grid.
 
-In most spaces every node has `s` different places, see `isnas.spaces.base`. In a space with one operation per edge every
-edge has one operation or none.
+In most spaces every node has `s` different places, see `isnas.spaces.base`. In a space with one operation per edge
+every edge has one operation or none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Policies that draw architectures, and REINFORCE, which trains them (Williams, 1992).
 
-A policy draws the decisions of an architecture (`isnas.codes.choices`) one after the other; an option that is not allowed
-has no probability. Policies are small and stay on the CPU.
+A policy draws the decisions of an architecture (`isnas.codes.choices`) one after the other; an option that is not
+allowed has no probability. Policies are small and stay on the CPU.
 """
 
 from __future__ import annotations
