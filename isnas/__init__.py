@@ -1,61 +1,56 @@
 """Sparse-coding, one-stage neural architecture search.
 
-`search` and `train` do whole runs; the parts they are made of are here, too: genotypes and spaces, the sparse code, the
-super-net and discrete networks, folding, data.
+`search`, `train`, `evaluate` and `compare` do whole runs; the parts they are made of are here, too: spaces and
+genotypes, the sparse code, super-nets and discrete networks, folding, data.
 """
 
 __version__ = "0.1.0"
 
 from .codes.sparse import SparseCode, SparseCodeOptions
-from .commands import (
-    RunResult,
-    evaluate,
-    load_network,
-    resume,
-    save_network,
-    search,
-    train,
-)
-from .comparison.compare import CompareOptions, Comparison, compare
+from .commands import RunResult, evaluate, resume, search, train
+from .comparison.compare import Comparison, compare
 from .drawing import draw_cells
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
-from .networks.darts import Network, NetworkOptions, build_network, build_supernet
-from .networks.folding import fold, genotype_of
+from .networks.folding import fold
+from .networks.registry import build_network, build_supernet
 from .runs.loop import Interrupted
-from .runs.options import EvaluateOptions, SearchOptions, TrainOptions
 from .runs.records import RunRecord, Trajectory
+from .runs.saved import load_network, save_network
 from .runtime.errors import UserError
 from .runtime.progress import Progress
-from .spaces.base import DARTS_SPACE, PRIMITIVES, Place, Space
-from .spaces.genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
+from .searches.registry import METHODS, search_options
+from .spaces import SPACES
+from .spaces import get as get_space
+from .spaces.base import Choice, Place, Space
+from .spaces.darts import DARTS_SPACE, GENOTYPES, DartsSpace
+from .spaces.genotype import CellGenotype, Edge, Genotype
+from .spaces.nasbench201 import NASBENCH201_SPACE
 from .tasks.images import Dataset, load_dataset
 
 __all__ = [
     "DARTS_SPACE",
     "GENOTYPES",
-    "PRIMITIVES",
+    "METHODS",
+    "NASBENCH201_SPACE",
+    "SPACES",
     "CellGenotype",
     "CellNetwork",
+    "Choice",
     "Coefficients",
-    "CompareOptions",
     "Comparison",
+    "DartsSpace",
     "Dataset",
     "Edge",
-    "EvaluateOptions",
     "Genotype",
     "Interrupted",
-    "Network",
-    "NetworkOptions",
     "Place",
     "Progress",
     "RunRecord",
     "RunResult",
-    "SearchOptions",
     "Space",
     "SparseCode",
     "SparseCodeOptions",
-    "TrainOptions",
     "Trajectory",
     "UserError",
     "build_network",
@@ -66,12 +61,12 @@ __all__ = [
     "draw_cells",
     "evaluate",
     "fold",
-    "genotype_of",
+    "get_space",
     "load_dataset",
     "load_network",
-    "random_genotype",
     "resume",
     "save_network",
     "search",
+    "search_options",
     "train",
 ]

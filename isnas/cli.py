@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import statistics
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from . import __version__
-from .commands import (
-    RunResult,
-    evaluate,
-    load_network,
-    resume,
-    saved_data,
-    search,
-    test_saved,
-    train,
-    train_further,
-)
-from .comparison.compare import CompareOptions, compare
+from . import __version__, spaces
+from .commands import RunResult, evaluate, resume, search, test_saved, train_further
+from .commands.search import ONE_STAGE, TWO_STAGE
+from .comparison.compare import compare, comparison_schema
 from .drawing import draw_cells
-from .networks.folding import genotype_of
 from .runs.directory import LOCK, default_directory
+from .runs.evaluation import evaluation_schema
 from .runs.loop import Interrupted
-from .runs.options import (
-    BaseOptions,
-    EvaluateOptions,
-    OptionField,
-    SearchOptions,
-    TrainOptions,
-    option_fields,
-)
-from .runtime.errors import UserError
+from .runs.saved import load_network, saved_data
+from .runtime.errors import UserError, suggestion
+from .runtime.options import QUICK, OptionField, Schema
 from .runtime.processes import is_first, joined, once, processes
 from .runtime.progress import Progress
-from .spaces.genotype import GENOTYPES, Genotype
+from .searches.registry import METHODS, method_named
+from .spaces.base import Space
+from .spaces.genotype import Genotype
+from .tasks.registry import task_of
 
-_NAMES = ", ".join(GENOTYPES)
+COMMANDS = {
+    "search": "Search an architecture by any method and train what was found.",
+    "train": "Search and train in one run (one-stage), and fold: search --method ista-one-stage.",
+    "evaluate": "Train a genotype, or test a saved network.",
+    "compare": "Compare methods on one data set: same space, sizes and budget, one referee.",
+    "draw": "Draw the cells of a genotype.",
+    "report": "Make one HTML page of a run: results and figures.",
+    "resume": "Go on with a run that was broken off.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, with a suggestion where something known is near."""
 
     def error(self, message: str) -> NoReturn:
+        known: Iterable[str] = self._option_string_actions
+        word = re.match(r"unrecognized arguments: (-\S+)", message)
+        if word is None:
+            word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+            known = re.findall(r"[\w-]+", word[2]) if word else ()
+        if word is not None:
+            message += suggestion(word[1].partition("=")[0], known)
         text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
         self.exit(2, text if once(text) else None)
 
@@ -60,14 +64,14 @@ def _whole_numbers(text: str) -> int | tuple[int, ...]:
 _whole_numbers.__name__ = "whole numbers"  # argparse's word for it
 
 
-def _add_option(parser: argparse.ArgumentParser, field: OptionField) -> None:
+def _add_option(parser: argparse._ArgumentGroup, field: OptionField) -> None:
     flag = f"--{field.name.replace('_', '-')}"
-    shown = " ".join(field.default) if field.several else field.default
+    shown = " ".join(field.default) if field.several and field.default else field.default
     default = "" if shown is None or shown == "" else f" (default {shown})"
     text = (field.help + default).replace("%", "%%")
     shared: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
     if field.type is bool:
-        parser.add_argument(flag, action="store_true", **shared)
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
     elif field.several:
         # also when the option is repeated
         parser.add_argument(flag, action="extend", nargs="+", metavar="TEXT", **shared)
@@ -80,115 +84,225 @@ def _add_option(parser: argparse.ArgumentParser, field: OptionField) -> None:
         parser.add_argument(flag, type=field.type, metavar=metavar, **shared)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _add_schema(parser: argparse.ArgumentParser, schema: Schema) -> None:
+    """Add the options of a schema, part by part."""
+    parser.add_argument(
+        "--preset",
+        choices=list(schema.presets),
+        default=QUICK,
+        help=f"values of all options that are not given (default {QUICK}, whose values are the "
+        f"defaults named here)",
+    )
+    groups = {
+        part: parser.add_argument_group(f"{part.replace('_', ' ')} options")
+        for part in schema.parts
+    }
+    for field in schema.fields.values():
+        _add_option(groups[field.part], field)
+
+
+def _peeked(words: Sequence[str], flag: str) -> str | None:
+    """Return the value that an option has among the words of the command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _space_of(words: Sequence[str]) -> Space:
+    """Return the search space that the command line names."""
+    name = _peeked(words, "--space") or "darts"
+    parameters: dict[str, int] = {}
+    for parameter in spaces.registry.space_class(name).parameters:
+        value = _peeked(words, f"--{parameter.replace('_', '-')}")
+        if value is not None and value.isdecimal():  # argparse says what is wrong with others
+            parameters[parameter] = int(value)
+    return spaces.get(name, **parameters)
+
+
+def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
+    parser.add_argument(
+        "--space", choices=list(spaces.SPACES), default="darts", help="the search space (darts)"
+    )
+    for parameter in space.parameters:
+        parser.add_argument(
+            f"--{parameter.replace('_', '-')}",
+            type=int,
+            metavar="N",
+            dest=f"space.{parameter}",
+            default=getattr(space, parameter),
+            help=f"{parameter} of the space (default {getattr(type(space)(), parameter)})",
+        )
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser: the options of the command that the words name depend on its space and method."""
     parser = _Parser(
         prog="isnas", description="Neural architecture search by sparse coding (ISTA-NAS)."
     )
     parser.add_argument("--version", action="version", version=f"isnas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # no abbreviations: --epoch must not pass for --epochs in a script
+    made = {
+        name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        for name, text in COMMANDS.items()
+    }
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named in made:
+        _ADD[named](made[named], words)
+    return parser
 
-    def command(name: str, text: str, options: type[BaseOptions] | None) -> _Parser:
-        # no abbreviations: --epoch must not pass for --epochs in a script
-        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        if options is not None:
-            made.add_argument(
-                "--preset",
-                choices=list(options.presets),
-                default="quick",
-                help="values of all options that are not given (default quick); the defaults "
-                "named here are those of quick",
-            )
-            for field in option_fields(options):
-                _add_option(made, field)
-            made.add_argument(
-                "--out",
-                metavar="DIR",
-                help=f"directory to write to (default runs/<date>-{name})"
-                + ("; one with rows of the same settings goes on" if name == "compare" else ""),
-            )
-        if name not in ("draw", "report"):
-            made.add_argument("--quiet", action="store_true", help="print the results only")
-        return made
 
-    command("search", "Search an architecture (two-stage) and train what was found.", SearchOptions)
-    command("train", "Search and train in one run (one-stage), and fold.", TrainOptions)
-    made = command("evaluate", "Train a genotype, or test a saved network.", EvaluateOptions)
-    which = made.add_mutually_exclusive_group(required=True)
+def _add_out(parser: argparse.ArgumentParser, name: str, more: str = "") -> None:
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help=f"directory to write to (default runs/<date>-{name}){more}",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the results only")
+
+
+def _add_search(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    space = _space_of(words)
+    method = _peeked(words, "--method") or TWO_STAGE
+    _add_space(parser, space)
+    parser.add_argument(
+        "--method",
+        choices=list(METHODS),
+        default=TWO_STAGE,
+        help=f"the method (default {TWO_STAGE}); --help shows the options of the one that is named",
+    )
+    _add_out(parser, "search")
+    if method in METHODS:
+        _add_schema(parser, method_named(method, space).schema(space))
+
+
+def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    space = _space_of(words)
+    _add_space(parser, space)
+    _add_out(parser, "train")
+    _add_schema(parser, method_named(ONE_STAGE, space).schema(space))
+
+
+def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    names = ", ".join(spaces.published())
+    which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--genotype", metavar="NAME|FILE", help=f"train this from scratch, then test it: {_NAMES}"
+        "--genotype", metavar="NAME|FILE", help=f"train this from scratch, then test it: {names}"
     )
     which.add_argument(
         "--network",
         metavar="FILE",
         help="test this network.pt; with --epochs train it further first",
     )
-    made = command(
-        "compare",
-        "Compare methods on one data set: same space, sizes and budget, one referee.",
-        CompareOptions,
-    )
-    made.add_argument(
+    _add_out(parser, "evaluate")
+    genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
+    space = _space_of(())
+    if "--help" not in words and "-h" not in words:
+        if genotype is not None:
+            space = Genotype.load(genotype).space
+        elif network is not None:
+            space = load_network(network).space
+    _add_schema(parser, evaluation_schema(space))
+
+
+def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    space = _space_of(words)
+    _add_space(parser, space)
+    _add_out(parser, "compare", "; one with rows of the same settings goes on")
+    parser.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
         help="searches at a time, each with one thread (default 1)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--backend",
         choices=("loky", "dask", "ray"),
         default="loky",
         help="where they run: processes of this machine (loky, the default), or a cluster; one "
         "is started on this machine if no scheduler is named. Needs isnas[dask] or isnas[ray]",
     )
-    made.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask or Ray cluster")
-    made = command("draw", "Draw the cells of a genotype.", None)
-    which = made.add_mutually_exclusive_group(required=True)
-    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{_NAMES}, or a file")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask or Ray cluster")
+    _add_schema(parser, comparison_schema(space))
+
+
+def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    names = ", ".join(spaces.published())
+    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{names}, or a file")
     which.add_argument("--network", metavar="FILE", help="a network.pt")
-    made.add_argument(
+    parser.add_argument(
         "--out",
         metavar="DIR|FILE",
         default=".",
         help="a directory for cells.svg, or a file ending in .svg, .png or .pdf (default .)",
     )
-    made = command("report", "Make one HTML page of a run: results and figures.", None)
-    made.add_argument("run", metavar="RUN", help="the run's directory")
-    made.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
-    made = command("resume", "Go on with a run that was broken off.", None)
-    made.add_argument("run", metavar="RUN", help="the run's directory")
-    made.add_argument("--device", help="go on on another device")
-    made.add_argument("--epochs", type=int, metavar="N", help="train for more epochs than planned")
-    return parser
+
+
+def _add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's directory")
+    parser.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
+
+
+def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's directory")
+    parser.add_argument("--device", help="go on on another device")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="train for more epochs than planned"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the results only")
+
+
+_ADD = {
+    "search": _add_search,
+    "train": _add_train,
+    "evaluate": _add_evaluate,
+    "compare": _add_compare,
+    "draw": _add_draw,
+    "report": _add_report,
+    "resume": _add_resume,
+}
 
 
 def _show(result: RunResult, out: TextIO) -> None:
-    """Print what a run came to."""
+    """Print the results of a run."""
     if not is_first():
         return
     results = result.results
-    main = results.get("found") or results.get("train") or results.get("evaluate") or {}
     print(f"genotype: {result.genotype}", file=out)
+    measure = task_of(result.genotype.space).measure
+    name = f"test_{measure.name}"
+    own = results.get("search") or {}
+    main = results.get("found") or results.get("evaluate") or own
     if "parameters" in main:
         print(
             f"parameters: {main['parameters']:,}; multiply-adds: {main['multiply_adds']:,}",
             file=out,
         )
-    if "folding_error" in main:
+    if "folding_error" in own:
         print(
-            f"epochs of search: {main['search_epochs']}; largest relative difference "
-            f"between super-net and folded network: {main['folding_error']:.1e}",
+            f"epochs of search: {own['search_epochs']}; largest relative difference "
+            f"between super-net and folded network: {own['folding_error']:.1e}",
             file=out,
         )
-    if "test_accuracy" in main:
-        line = f"test accuracy: {100 * main['test_accuracy']:.2f} %"
-        others = [100 * r["test_accuracy"] for n, r in results.items() if n.startswith("random-")]
+    if name in own and main is not own:
+        print(
+            f"test {measure.name} of the search's own network: {measure.show(own[name])}", file=out
+        )
+    if name in main:
+        line = f"test {measure.name}: {measure.show(main[name])}"
+        others = [measure.scale * r[name] for n, r in results.items() if n.startswith("random-")]
+        unit = f" {measure.unit}" if measure.unit else ""
         if len(others) == 1:
-            line += f"; a random architecture trained the same way: {others[0]:.2f} %"
+            line += f"; a random architecture trained the same way: {others[0]:.2f}{unit}"
         elif others:
             line += (
                 f"; {len(others)} random architectures trained the same way: "
-                f"{statistics.mean(others):.2f} +- {statistics.stdev(others):.2f} % "
+                f"{statistics.mean(others):.2f} +- {statistics.stdev(others):.2f}{unit} "
                 f"({min(others):.2f} to {max(others):.2f})"
             )
         print(line, file=out)
@@ -225,51 +339,53 @@ def _run(arguments: dict[str, Any]) -> None:
         directory = arguments.pop("run")
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
         return
-    out, preset = arguments.pop("out"), arguments.pop("preset")
-    if command == "compare":
-        _compare(preset, out, progress, arguments)
-        return
-    if command == "search":
-        result = search(SearchOptions.preset(preset, **arguments), out, progress)
-    elif command == "train":
-        result = train(TrainOptions.preset(preset, **arguments), out, progress)
+    several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
+    arguments |= several
+    common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
+    if command == "evaluate":
+        result = _evaluate(common, arguments)
     else:
-        genotype, network = arguments.pop("genotype"), arguments.pop("network")
-        if network is None:
-            options = EvaluateOptions.preset(preset, **arguments)
-            result = evaluate(Genotype.load(genotype), options, out, progress)
-        else:
-            saved = saved_data(network)
-            if "data" not in arguments and saved.get("source"):
-                arguments["data"] = saved["source"]
-                if Path(saved["source"]).is_dir():  # named data sets have their own size
-                    arguments.setdefault("image_size", saved["size"][0])
-            if "crop" in saved:
-                arguments.setdefault("crop", saved["crop"])
-            own = {"channels", "cells", "stem"} & set(arguments)
-            if own:
-                raise UserError(f"--{min(own)} is the network's own: leave it out")
-            options = EvaluateOptions.preset(preset, **arguments)
-            if "epochs" not in arguments:
-                if out is not None:
-                    raise UserError("--out: a test writes nothing; give --epochs to train further")
-                _only_test(network, options, set(arguments), progress)
-                return
-            result = train_further(network, options, out, progress)
-    _show(result, sys.stdout)
+        space = spaces.get(
+            arguments.pop("space"),
+            **{
+                name.removeprefix("space."): arguments.pop(name)
+                for name in list(arguments)
+                if name.startswith("space.")
+            },
+        )
+        if command == "compare":
+            _compare(space, common, arguments)
+            return
+        method = arguments.pop("method", ONE_STAGE)
+        result = search(method, space, **common, **arguments)
+    if result is not None:
+        _show(result, sys.stdout)
 
 
-def _compare(preset: str, out: str | None, progress: Progress, arguments: dict[str, Any]) -> None:
+def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
+    genotype, network = arguments.pop("genotype"), arguments.pop("network")
+    if network is None:
+        return evaluate(Genotype.load(genotype), **common, **arguments)
+    task = task_of(load_network(network).space)
+    for name, value in task.options_of_saved(saved_data(network), arguments).items():
+        arguments.setdefault(name, value)
+    if "epochs" in arguments:
+        return train_further(network, **common, **arguments)
+    if common["out"] is not None:
+        raise UserError("--out: a test writes nothing; give --epochs to train further")
+    _only_test(network, arguments, common["progress"])
+    return None
+
+
+def _compare(space: Space, common: dict[str, Any], arguments: dict[str, Any]) -> None:
     if processes() > 1:
         raise UserError(
             "compare is not for torchrun: --jobs and --backend run its searches at once"
         )
-    how = {name: arguments.pop(name) for name in ("jobs", "backend", "scheduler", "words")}
-    several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
-    options = CompareOptions.preset(preset, **{**arguments, **several})
+    out = common.pop("out")
     directory = Path(out) if out is not None else default_directory("compare")
     try:
-        result = compare(options, directory, progress=progress, **how)
+        result = compare(space, out=directory, **common, **arguments)
     except KeyboardInterrupt:
         raise Interrupted(directory) from None
     print(result.table)
@@ -281,23 +397,27 @@ def _compare(preset: str, out: str | None, progress: Progress, arguments: dict[s
     print(f"written to {directory}: about.json, {picture.name}, rows.jsonl, table.md")
 
 
-def _only_test(network: str, options: EvaluateOptions, given: set[str], progress: Progress) -> None:
-    used = {"data", "data_root", "download", "image_size", "crop", "corrupt"}
+def _only_test(network: str, given: dict[str, Any], progress: Progress) -> None:
+    schema = evaluation_schema(load_network(network).space)
+    used = {name for name, field in schema.fields.items() if field.part == "data"}
     used |= {"device", "batch_size", "seed"}
-    if given - used:
-        flag = f"--{min(given - used).replace('_', '-')}"
+    if unused := set(given) - used:
+        flag = f"--{min(unused).replace('_', '-')}"
         raise UserError(f"{flag} is for training: give --epochs, too, to train {network} further")
-    tested = test_saved(network, options, progress)
+    tested = test_saved(network, progress, **given)
     if not is_first():
         return
+    task = task_of(load_network(network).space)
+    measure = task.measure
     print(f"parameters: {tested['parameters']:,}; multiply-adds: {tested['multiply_adds']:,}")
-    print(f"test accuracy: {100 * tested['test_accuracy']:.2f} % of {tested['images']} images")
+    value = measure.show(tested[f"test_{measure.name}"])
+    print(f"test {measure.name}: {value} of {tested[task.unit]} {task.unit}")
 
 
 def _genotype_of(arguments: dict[str, Any]) -> Genotype:
     if arguments["genotype"] is not None:
         return Genotype.load(arguments["genotype"])
-    return genotype_of(load_network(arguments["network"]))
+    return Genotype.of(load_network(arguments["network"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -312,12 +432,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
-    given = vars(_parser().parse_args(words))
+    comparing = words[:1] == ["compare"]
     warnings.showwarning = _show_warning
-    comparing = given["command"] == "compare"
-    if comparing:
-        given["words"] = words
     try:
+        given = vars(_parser(words).parse_args(words))
+        if comparing:
+            given["words"] = words
         _run(given)
     except UserError as error:
         _complain(f"isnas: error: {error}")

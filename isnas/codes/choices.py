@@ -1,7 +1,8 @@
-"""What searches over discrete architectures choose from: the decisions that make up one, its neighbours, a grid.
+"""Discrete architectures of a space: the decisions that make up one, its neighbours, a grid, all of them.
 
-In most spaces every node has `s` different places, see `isnas.spaces.base`. In a space with one operation per edge
-every edge has one operation or none.
+Each choice of a space (`isnas.spaces.base.Choice`) comes about by decisions. Where all candidates may be active, a
+choice has `s` places, and for each of them a source and an operation are decided. Where candidates are in groups there
+is one decision for each group: which of its candidates is active, or none where that is allowed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 
 from ..runtime.errors import UserError
-from ..spaces.base import Place, Space
-from ..spaces.genotype import Genotype, random_genotype
+from ..spaces.base import Choice, Place, Space
+from ..spaces.genotype import Genotype
 
 What = Literal["source", "operation"]
 """What a decision is about."""
@@ -24,14 +25,14 @@ What = Literal["source", "operation"]
 T = TypeVar("T")
 
 NONE = "none"
-"""The name in a grid of no operation on an edge."""
+"""The name in a grid of no operation where there could be one."""
 
 WIRINGS = ("inputs", "latest")
 """What the nodes of a grid's cells read: the first states, or those just before the node."""
 
 
 class Decision(NamedTuple):
-    """One choice in the sequence that describes an architecture."""
+    """One decision in the sequence that describes an architecture."""
 
     kind: str
     """The kind of cell."""
@@ -39,27 +40,27 @@ class Decision(NamedTuple):
     """The node, counted from 0."""
     what: What
     options: int
-    """Number of options: states for a source, primitives (and none, first, where an edge may be empty) otherwise."""
+    """Number of options: states for a source; else operations, or none (first, where it is allowed) and a group's
+    candidates."""
+    choice: int
+    """Position of its choice among the space's."""
 
 
 class Choices:
     """The architectures of a space, and the decisions that lead to one.
 
-    For every kind of cell, node and slot k < s[node] there are two decisions: the state that is read, and the operation
-    through which. In a space with one operation per edge there is one for each edge, by node and source: 0 for no
-    operation, then the primitives.
-
     Parameters
     ----------
     space : Space
-    s : int or sequence of int
-        Places of a node, one number for all nodes or one for each; not used where edges have one operation each.
+    s : int, sequence of int or None
+        Active places of each choice of a kind of cell; one number for all, or one for each; by default the space's.
+        Used where all candidates of a choice may be active and their number is open.
 
     Attributes
     ----------
     space : Space
     s : tuple of int
-        Places of each node; the most that it can have where edges have one operation each.
+        Places of each choice of the space; the most that it can have where candidates are in groups.
     decisions : tuple of Decision
 
     Raises
@@ -68,45 +69,46 @@ class Choices:
         When `s` does not fit the space.
     """
 
-    def __init__(self, space: Space, s: int | Sequence[int] = 2) -> None:
+    def __init__(self, space: Space, s: int | Sequence[int] | None = None) -> None:
         self.space = space
-        self.s = _sizes(space, s)
-        k = len(space.primitives)
+        self.s = places_of_choices(space, s)
         self.decisions = tuple(
-            decision
-            for kind in space.kinds
-            for node in range(space.nodes)
-            for decision in (
-                [Decision(kind, node, "operation", k + 1)] * self.s[node]
-                if space.one_per_edge
-                else [
-                    Decision(kind, node, "source", space.inputs + node),
-                    Decision(kind, node, "operation", k),
-                ]
-                * self.s[node]
-            )
+            decision for i in range(len(space.choices)) for decision in self._decisions(i)
         )
-        # where the decisions of each decision's node begin
-        firsts: dict[tuple[str, int], int] = {}
+        # where the decisions of each decision's choice begin
+        firsts: dict[int, int] = {}
         self._first = [
-            firsts.setdefault(decision[:2], i) for i, decision in enumerate(self.decisions)
+            firsts.setdefault(decision.choice, i) for i, decision in enumerate(self.decisions)
         ]
+
+    def _decisions(self, i: int) -> Iterator[Decision]:
+        choice = self.space.choices[i]
+        kind, node = choice.kind, choice.node
+        if choice.groups is not None:
+            for members in choice.members:
+                yield Decision(kind, node, "operation", choice.optional + len(members), i)
+            return
+        sources = len({place.source for place in choice.candidates})
+        for _ in range(self.s[i]):
+            yield Decision(kind, node, "source", sources, i)
+            yield Decision(kind, node, "operation", len(choice.candidates) // sources, i)
 
     # Sequences of decisions
 
     def allowed(self, chosen: Sequence[int]) -> list[bool]:
-        """Return which options the next decision has, given those so far: a node's places are different ones."""
+        """Return which options the next decision has, given those so far: a choice's places are different ones."""
         i = len(chosen)
         decision = self.decisions[i]
-        if self.space.one_per_edge:
+        choice = self.space.choices[decision.choice]
+        if choice.groups is not None:
             return [True] * decision.options
         before = list(chosen[self._first[i] :])
         taken = list(zip(before[::2], before[1::2], strict=False))
         if decision.what == "operation":
             return [(before[-1], option) not in taken for option in range(decision.options)]
         sources = [source for source, _ in taken]
-        k = len(self.space.primitives)
-        return [sources.count(option) < k for option in range(decision.options)]
+        operations = len(choice.candidates) // decision.options
+        return [sources.count(option) < operations for option in range(decision.options)]
 
     def genotype(self, chosen: Sequence[int]) -> Genotype:
         """Return the architecture of a whole sequence.
@@ -120,25 +122,28 @@ class Choices:
             raise UserError(
                 f"an architecture takes {len(self.decisions)} decisions, got {len(chosen)}"
             )
-        places: dict[str, list[Place]] = {kind: [] for kind in self.space.kinds}
+        sets: list[list[Place]] = [[] for _ in self.space.choices]
         for i, (decision, option) in enumerate(zip(self.decisions, chosen, strict=True)):
             self.check(chosen[:i], option)
-            if decision.what == "source":
-                continue
-            if not self.space.one_per_edge:
-                places[decision.kind].append(Place(decision.node, chosen[i - 1], option))
-            elif option > 0:  # the edges of a node stand in the order of their sources
-                source = i - self._first[i]
-                places[decision.kind].append(Place(decision.node, source, option - 1))
-        return Genotype.from_places(places, self.space)
+            choice = self.space.choices[decision.choice]
+            if choice.groups is not None:
+                members = choice.members[i - self._first[i]]
+                if option >= choice.optional:
+                    position = members[option - choice.optional]
+                    sets[decision.choice].append(choice.candidates[position])
+            elif decision.what == "operation":
+                position = chosen[i - 1] * decision.options + option
+                sets[decision.choice].append(choice.candidates[position])
+        return self._genotype(sets)
 
     def check(self, chosen: Sequence[int], option: int) -> None:
         """Raise a `UserError` unless the option is allowed after these decisions."""
         allowed = self.allowed(chosen)
         if not 0 <= option < len(allowed) or not allowed[option]:
-            kind, node, what, _ = self.decisions[len(chosen)]
+            decision = self.decisions[len(chosen)]
             raise UserError(
-                f"decision {len(chosen)}, the {what} of node {node} of the {kind} cell, cannot be {option}"
+                f"decision {len(chosen)}, the {decision.what} of "
+                f"{self.space.choices[decision.choice].label}, cannot be {option}"
             )
 
     # All architectures
@@ -146,27 +151,34 @@ class Choices:
     @property
     def size(self) -> int:
         """How many architectures there are, as they are written: cells with renumbered nodes are different ones."""
-        k = len(self.space.primitives)
-        nodes = [
-            (k + 1) ** self.s[node]
-            if self.space.one_per_edge
-            else math.comb(len(self.space.candidates(node)), self.s[node])
-            for node in range(self.space.nodes)
-        ]
-        return math.prod(nodes) ** len(self.space.kinds)
+        return math.prod(
+            math.comb(len(choice.candidates), s)
+            if choice.groups is None
+            else math.prod(choice.optional + len(members) for members in choice.members)
+            for choice, s in zip(self.space.choices, self.s, strict=True)
+        )
 
     def all(self) -> Iterator[Genotype]:
         """Yield every architecture once, lazily."""
-        for sets in _product([partial(self._sets_of, node) for _, node in self._nodes()]):
+        for sets in _product([partial(self._sets_of, i) for i in range(len(self.s))]):
             yield self._genotype(sets)
 
     def random(self, random: torch.Generator) -> Genotype:
         """Draw an architecture, each equally likely, with a generator on the CPU."""
-        if not self.space.one_per_edge:
-            return random_genotype(self.space, random, self.s)
-        k = len(self.space.primitives)
-        drawn = torch.randint(k + 1, (len(self.decisions),), generator=random)
-        return self.genotype(drawn.tolist())
+        sets = []
+        for choice, s in zip(self.space.choices, self.s, strict=True):
+            if choice.groups is None:
+                order = torch.randperm(len(choice.candidates), generator=random).tolist()
+                sets.append([choice.candidates[i] for i in order[:s]])
+                continue
+            drawn = []
+            for members in choice.members:
+                options = choice.optional + len(members)
+                option = int(torch.randint(options, (), generator=random))
+                if option >= choice.optional:
+                    drawn.append(choice.candidates[members[option - choice.optional]])
+            sets.append(drawn)
+        return self._genotype(sets)
 
     # Neighbours
 
@@ -174,9 +186,9 @@ class Choices:
         """Return an architecture with one place changed (regularised evolution, Real et al., AAAI 2019, section 3).
 
         With equal chance a place gets another operation or reads another earlier state, if both can be done. The place
-        is drawn from those for which it can be done, then what it gets from all that leaves the node's places
-        different. Where edges have one operation each, an edge, drawn from all, gets another operation or none. The
-        identity, which the paper draws once in twenty times, is left out: it would train an architecture again.
+        is drawn from those for which it can be done, then what it gets from all that leaves the choice's places
+        different. Where candidates are in groups, a group, drawn from all, gets another of them or none. The identity,
+        which the paper draws once in twenty times, is left out: it would train an architecture again.
 
         Raises
         ------
@@ -188,8 +200,8 @@ class Choices:
         moves = {
             what: [
                 (i, place, others)
-                for i, (_, node) in enumerate(self._nodes())
-                for place, others in self._moves(what, node, sets[i])
+                for i, choice in enumerate(self.space.choices)
+                for place, others in _moves(what, choice, sets[i])
             ]
             for what in whats
         }
@@ -202,7 +214,7 @@ class Choices:
         return self._genotype(sets)
 
     def crossover(self, one: Genotype, other: Genotype, random: torch.Generator) -> Genotype:
-        """Return an architecture that has each node of each kind of cell from either parent, with equal chance.
+        """Return an architecture that has each choice of each kind of cell from either parent, with equal chance.
 
         Raises
         ------
@@ -232,13 +244,13 @@ class Choices:
         In a cell of the grid all nodes are alike: they have the same operations, one for each of their places, and a
         wiring. By ``inputs`` a node reads the first states, by ``latest`` those just before it, the last first. The
         operations change faster than the wiring, the last kind of cell fastest. (Where a cell has one node, both
-        wirings can lead to the same architecture.) Where edges have one operation each, the grid has all combinations
-        of the edges' operations, the last edge changing fastest, and there are no wirings.
+        wirings can lead to the same architecture.) Where candidates are in groups, the grid has all combinations of
+        what the groups can have, the last one changing fastest, and there are no wirings.
 
         Parameters
         ----------
         primitives : sequence of str, optional
-            The operations of the grid, by default all; where edges have one operation each, `NONE` is one, too.
+            The operations of the grid, by default all; where a group may be empty, `NONE` is one, too.
         wirings : sequence of str, optional
             Out of `WIRINGS`; by default all.
         points : int, optional
@@ -256,12 +268,17 @@ class Choices:
         n = size if points is None else min(points, size)
         return (self._grid_point(axes, _spread(i, n, size)) for i in range(n))
 
+    @property
+    def _grouped(self) -> bool:
+        return any(choice.groups is not None for choice in self.space.choices)
+
     def _grid_axes(
         self, primitives: Sequence[str] | None, wirings: Sequence[str] | None
     ) -> list[Sequence[int] | Sequence[str]]:
         """Return the values of each coordinate of the grid, the slowest first."""
         space = self.space
-        operations = (NONE, *space.primitives) if space.one_per_edge else space.primitives
+        empty = any(c.groups is not None and c.optional for c in space.choices)
+        operations = (NONE, *space.primitives) if empty else space.primitives
         primitives = tuple(primitives or operations)
         wirings = tuple(wirings or WIRINGS)
         for name, values, known in (
@@ -273,16 +290,31 @@ class Choices:
                     f"{name} of the grid must be different ones of {', '.join(known)}, "
                     f"got {', '.join(values)}"
                 )
-        chosen = [operations.index(name) for name in primitives]
-        if space.one_per_edge:
-            return [chosen] * len(self.decisions)
-        for node, number in enumerate(self.s):
-            if number > space.inputs + node:
+        if self._grouped:
+            return [
+                self._options_named(decision, i, primitives)
+                for i, decision in enumerate(self.decisions)
+            ]
+        chosen = [space.primitives.index(name) for name in primitives]
+        for choice, number in zip(space.choices, self.s, strict=True):
+            if number > space.inputs + choice.node:
                 raise UserError(
-                    f"the grid lets each place of a node read another state: node {node} has {number} "
-                    f"places and {space.inputs + node} states to read"
+                    f"the grid lets each place of a node read another state: node {choice.node} has {number} "
+                    f"places and {space.inputs + choice.node} states to read"
                 )
         return [wirings, *[chosen] * max(self.s)] * len(space.kinds)
+
+    def _options_named(self, decision: Decision, i: int, names: Sequence[str]) -> list[int]:
+        """Return the options of a group's decision whose operations are these; all of them where there is none."""
+        choice = self.space.choices[decision.choice]
+        members = choice.members[i - self._first[i]]
+        operations = [
+            self.space.primitives[choice.candidates[position].operation] for position in members
+        ]
+        of_group = [NONE, *operations] if choice.optional else operations
+        # in the order of the names, which says what changes first
+        found = [of_group.index(name) for name in names if name in of_group]
+        return found or list(range(decision.options))
 
     def _grid_point(self, axes: Sequence[Sequence[int] | Sequence[str]], position: int) -> Genotype:
         values: list[int | str] = []
@@ -290,104 +322,121 @@ class Choices:
             position, digit = divmod(position, len(axis))
             values.append(axis[digit])
         values.reverse()
-        if self.space.one_per_edge:
+        if self._grouped:
             return self.genotype([int(value) for value in values])
         each = 1 + max(self.s)
         cells = {kind: values[i * each : (i + 1) * each] for i, kind in enumerate(self.space.kinds)}
         sets = []
-        for kind, node in self._nodes():
-            wiring, *operations = cells[kind]
-            latest = self.space.inputs + node - 1
-            slots = range(self.s[node])
+        for choice, s in zip(self.space.choices, self.s, strict=True):
+            wiring, *operations = cells[choice.kind]
+            latest = self.space.inputs + choice.node - 1
+            slots = range(s)
             sources = slots if wiring == "inputs" else [latest - slot for slot in slots]
-            sets.append([Place(node, sources[slot], int(operations[slot])) for slot in slots])
+            sets.append([Place(choice.node, sources[k], int(operations[k])) for k in slots])
         return self._genotype(sets)
 
-    # Architectures as the places of each node of each kind of cell
+    # Architectures as the places of each choice
 
-    def _nodes(self) -> list[tuple[str, int]]:
-        return [(kind, node) for kind in self.space.kinds for node in range(self.space.nodes)]
-
-    def _edges(self, node: int) -> list[list[Place | None]]:
-        """Return what each edge of a node can have: nothing, or one of its places."""
-        candidates = self.space.candidates(node)
-        return [
-            [None, *(place for place in candidates if place.source == source)]
-            for source in range(self.space.inputs + node)
-        ]
-
-    def _moves(
-        self, what: What, node: int, places: Sequence[Place]
-    ) -> list[tuple[Place | None, list[Place | None]]]:
-        """Return which places of a node can change in this respect, each with all that can stand instead of it."""
-        if self.space.one_per_edge:
-            if what == "source":
-                return []
-            now = [next((p for p in edge if p in places), None) for edge in self._edges(node)]
-            return [
-                (place, [other for other in edge if other != place])
-                for place, edge in zip(now, self._edges(node), strict=True)
-            ]
-        kept = "source" if what == "operation" else "operation"
-        found: list[tuple[Place | None, list[Place | None]]] = []
-        for place in places:
-            others: list[Place | None] = [
-                other
-                for other in self.space.candidates(node)
-                if other not in places and getattr(other, kept) == getattr(place, kept)
-            ]
-            if others:
-                found.append((place, others))
-        return found
-
-    def _sets_of(self, node: int) -> Iterable[tuple[Place, ...]]:
-        if not self.space.one_per_edge:
-            return itertools.combinations(self.space.candidates(node), self.s[node])
+    def _sets_of(self, i: int) -> Iterable[tuple[Place, ...]]:
+        choice = self.space.choices[i]
+        if choice.groups is None:
+            return itertools.combinations(choice.candidates, self.s[i])
         return (
             tuple(place for place in places if place is not None)
-            for places in itertools.product(*self._edges(node))
+            for places in itertools.product(*_groups(choice))
         )
 
     def _sets(self, genotype: Genotype) -> list[tuple[Place, ...]]:
-        """Return the places of each node of each kind, after a check that they are as this space has them."""
+        """Return the places of each choice, after a check that they are as this space has them."""
         places = genotype.places(self.space)
-        sets = [
-            tuple(place for place in places[kind] if place.node == node)
-            for kind, node in self._nodes()
-        ]
-        for (kind, node), found in zip(self._nodes(), sets, strict=True):
-            if self.space.one_per_edge:
-                if len({place.source for place in found}) != len(found):
+        sets = []
+        for choice, s in zip(self.space.choices, self.s, strict=True):
+            own = set(choice.candidates)
+            found = tuple(place for place in places[choice.kind] if place in own)
+            if choice.groups is None:
+                if len(found) != s:
                     raise UserError(
-                        f"node {node} of the {kind} cell has an edge with two operations; "
+                        f"node {choice.node} of the {choice.kind} cell has {len(found)} incoming operations; "
+                        f"expected {s}"
+                    )
+            else:
+                group = dict(zip(choice.candidates, choice.groups, strict=True))
+                groups = [group[place] for place in found]
+                if len(set(groups)) != len(groups):
+                    raise UserError(
+                        f"node {choice.node} of the {choice.kind} cell has an edge with two operations; "
                         f"this space allows one"
                     )
-            elif len(found) != self.s[node]:
-                raise UserError(
-                    f"node {node} of the {kind} cell has {len(found)} incoming operations; "
-                    f"expected {self.s[node]}"
-                )
+                if not choice.optional and len(groups) != len(choice.members):
+                    raise UserError(f"{choice.label} has no operation; this space wants one")
+            sets.append(found)
         return sets
 
     def _genotype(self, sets: Iterable[Iterable[Place]]) -> Genotype:
         places: dict[str, list[Place]] = {kind: [] for kind in self.space.kinds}
-        for (kind, _), found in zip(self._nodes(), sets, strict=True):
-            places[kind] += found
+        for choice, found in zip(self.space.choices, sets, strict=True):
+            places[choice.kind] += found
         return Genotype.from_places(places, self.space)
 
 
-def _sizes(space: Space, s: int | Sequence[int]) -> tuple[int, ...]:
-    if space.one_per_edge:
-        return tuple(space.most(node) for node in range(space.nodes))
-    sizes = (s,) * space.nodes if isinstance(s, int) else tuple(s)
-    if len(sizes) != space.nodes:
-        raise UserError(f"s has {len(sizes)} values; a cell has {space.nodes} nodes")
-    for node, number in enumerate(sizes):
-        if not 1 <= number <= space.most(node):
+def places_of_choices(space: Space, s: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return how many places each choice of a space has, at most where candidates are in groups.
+
+    Parameters
+    ----------
+    space : Space
+    s : int, sequence of int or None
+        See `Choices`.
+
+    Raises
+    ------
+    UserError
+        When a number is not one of the space's.
+    """
+    given = space.numbers("s", s)
+    found = []
+    for i, choice in enumerate(space.choices):
+        number = choice.s if given is None else given[i % len(given)]
+        if choice.groups is not None or choice.least == choice.most:
+            number = choice.most
+        elif not choice.least <= number <= choice.most:
             raise UserError(
-                f"s must be 1 to {space.most(node)}, the candidates of node {node}, got {number}"
+                f"s must be {choice.least} to {choice.most}, the candidates of node {choice.node}, "
+                f"got {number}"
             )
-    return sizes
+        found.append(number)
+    return tuple(found)
+
+
+def _groups(choice: Choice) -> list[list[Place | None]]:
+    """Return what each group of a choice can have: one of its places, or nothing where that is allowed."""
+    empty: list[Place | None] = [None] if choice.optional else []
+    return [[*empty, *(choice.candidates[i] for i in members)] for members in choice.members]
+
+
+def _moves(
+    what: What, choice: Choice, places: Sequence[Place]
+) -> list[tuple[Place | None, list[Place | None]]]:
+    """Return which places of a choice can change in this respect, each with all that can stand instead of it."""
+    found: list[tuple[Place | None, list[Place | None]]] = []
+    if choice.groups is not None:
+        if what == "source":
+            return []
+        for group in _groups(choice):
+            now = next((place for place in group if place in places), None)
+            if others := [other for other in group if other != now]:
+                found.append((now, others))
+        return found
+    kept = "source" if what == "operation" else "operation"
+    for place in places:
+        others = [
+            other
+            for other in choice.candidates
+            if other not in places and getattr(other, kept) == getattr(place, kept)
+        ]
+        if others:
+            found.append((place, others))
+    return found
 
 
 def _one_of(values: Sequence[T], random: torch.Generator) -> T:

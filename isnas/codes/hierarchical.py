@@ -132,8 +132,8 @@ class HierarchicalCode(nn.Module):
     def survivors(self) -> dict[str, tuple[Place, ...]]:
         """Return the places of each kind of cell that the masks leave, sorted.
 
-        A node that loses all its places keeps the one of largest c. In a space with one operation per edge only the
-        operation of largest c among an edge's survivors counts: our adaptation, HM-NAS has no such space.
+        A node that loses all its places keeps the one of largest c. Where candidates are in groups only that of
+        largest c among a group's survivors counts: our adaptation, HM-NAS has no such space.
         """
         strengths = self.strengths()
         on = (self.edge_mask > self.mask_threshold).unsqueeze(2) & (
@@ -148,10 +148,15 @@ class HierarchicalCode(nn.Module):
 
     def _survivors(self, c: dict[Place, float], active: Sequence[float]) -> tuple[Place, ...]:
         alive = [place for place, on in zip(self._places, active, strict=True) if on]
-        if self.space.one_per_edge:
-            # the weakest first: the last that is written stays
-            strongest = {(p.node, p.source): p for p in sorted(alive, key=c.__getitem__)}
-            alive = list(strongest.values())
+        grouped = {
+            place: (choice.node, group)
+            for choice in self.space.choices
+            if choice.groups is not None
+            for place, group in zip(choice.candidates, choice.groups, strict=True)
+        }
+        # of a group the weakest first: the last that is written stays
+        strongest = {grouped.get(p, p): p for p in sorted(alive, key=c.__getitem__)}
+        alive = list(strongest.values())
         reached = {place.node for place in alive}
         for node in range(self.space.nodes):
             if node not in reached:

@@ -1,8 +1,8 @@
 """Softmax weights: the continuous relaxation of DARTS (arXiv 1806.09055) and the edge weights of PC-DARTS (1907.05737).
 
-On every edge, (node, earlier state), the operations share a weight of 1 with one more, `none`, which brings nothing:
-the weights are a softmax over an edge's alphas. All places are active, so a step costs all of them. With edge weights
-each edge's operations are multiplied by a softmax over the betas of its node's edges.
+The candidates of an edge, (node, earlier state), or of a group share a weight of 1, with one more, `none`, which brings
+nothing, where a place may stay empty: the weights are a softmax over a row of alphas. All places are active, so a step
+costs all of them. With edge weights each row is multiplied by a softmax over the betas of its node's rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ from ..networks.core import Coefficients
 from ..networks.operations import BYPASS, without_bypass
 from ..runtime.errors import UserError
 from ..runtime.randomness import generator
-from ..spaces.base import Place, Space
+from ..spaces.base import Choice, Place, Space
 from ..spaces.genotype import Genotype
+from .choices import places_of_choices
 
 INIT_SCALE = 1e-3
 """Standard deviation of the initial alphas and betas (DARTS, PC-DARTS)."""
+
+
+def rows_of(choice: Choice) -> list[list[Place]]:
+    """Return the candidates of a choice, edge by edge or group by group: those that compete with each other."""
+    if choice.groups is not None:
+        return [[choice.candidates[i] for i in members] for members in choice.members]
+    rows: dict[int, list[Place]] = {}
+    for place in choice.candidates:
+        rows.setdefault(place.source, []).append(place)
+    return list(rows.values())
 
 
 class SoftmaxCode(nn.Module):
@@ -30,9 +41,9 @@ class SoftmaxCode(nn.Module):
     ----------
     space : Space
         The super-net's. If its last primitive is the bypass of partial channels, a bypass has its edge's weight.
-    s : int or sequence of int
-        Edges that each node keeps, or one number for each node of a cell; all edges of nodes that have fewer. Not used
-        in spaces with one operation per edge, where each edge decides for itself.
+    s : int, sequence of int or None
+        Edges that each node keeps, see `isnas.codes.choices.Choices`. Not used where candidates are in groups: there
+        each group decides for itself.
     edge_weights : bool
         Whether there are betas.
     seed : int
@@ -40,23 +51,21 @@ class SoftmaxCode(nn.Module):
 
     Attributes
     ----------
-    edges : list of (node, source)
-        Of a cell, node by node.
-    alpha : nn.ParameterList, shapes (edges, K + 1)
-        For each kind of cell; the columns are the primitives but the bypass, and last `none`.
-    beta : nn.ParameterList, shapes (edges,)
+    alpha : nn.ParameterList, shapes (rows, K + 1)
+        For each kind of cell; the columns are the candidates of a row, and last `none`.
+    beta : nn.ParameterList, shapes (rows,)
         Likewise; empty without edge weights.
 
     Raises
     ------
     UserError
-        When `s` has not one number for each node, or one below 1.
+        When `s` does not fit the space.
     """
 
     def __init__(
         self,
         space: Space,
-        s: int | Sequence[int] = 2,
+        s: int | Sequence[int] | None = None,
         *,
         edge_weights: bool = False,
         seed: int = 0,
@@ -66,27 +75,38 @@ class SoftmaxCode(nn.Module):
             raise ValueError(f"{BYPASS!r} must be the last primitive, got {space.primitives}")
         self.space = space
         self.found_space = without_bypass(space)
-        self.s = tuple([s] * space.nodes if isinstance(s, int) else s)
-        if len(self.s) != space.nodes or min(self.s) < 1:
-            raise UserError(
-                f"s must be at least 1, one number or one for each of {space.nodes} nodes, got {s!r}"
-            )
-        self.edges = [
-            (node, source) for node in range(space.nodes) for source in range(space.inputs + node)
+        self.s = places_of_choices(self.found_space, s)
+        number = self.found_space.choices_of_kind()
+        # all kinds have the same rows
+        self._choices = self.found_space.choices[:number]
+        self.rows = [row for choice in self._choices for row in rows_of(choice)]
+        optional = [
+            (choice.groups is None and choice.least < choice.most)
+            or (choice.groups is not None and choice.optional)
+            for choice in self._choices
+            for _ in rows_of(choice)
         ]
+        width = max(map(len, self.rows))
+        there = torch.tensor(
+            [
+                [i < len(row) for i in range(width)] + [empty]
+                for row, empty in zip(self.rows, optional, strict=True)
+            ]
+        )
         random = generator(seed, "code")
-        columns = len(self.found_space.primitives) + 1
 
         def drawn(*shape: int) -> nn.ParameterList:
             return nn.ParameterList(
                 nn.Parameter(INIT_SCALE * torch.randn(shape, generator=random)) for _ in space.kinds
             )
 
-        self.alpha = drawn(len(self.edges), columns)
-        self.beta = drawn(len(self.edges)) if edge_weights else nn.ParameterList()
-        self.places = space.places()  # edge by edge, as the rows of alpha
-        nodes = torch.tensor([node for node, _ in self.edges])
+        self.alpha = drawn(len(self.rows), width + 1)
+        self.beta = drawn(len(self.rows)) if edge_weights else nn.ParameterList()
+        self.places = space.places()  # row by row, as the rows of alpha
+        nodes = torch.tensor([row[0].node for row in self.rows])
         self.register_buffer("_same_node", nodes[:, None] == nodes, persistent=False)
+        self.register_buffer("_there", there, persistent=False)
+        self._ragged = not bool(there.all())
 
     def coefficients(self) -> dict[str, Coefficients]:
         """Return the weights of all places, differentiable, for `CellNetwork.forward`."""
@@ -97,17 +117,22 @@ class SoftmaxCode(nn.Module):
             if self.space != self.found_space:  # of the bypasses
                 edge = weights.new_ones(len(weights)) if edge is None else edge
                 weights = torch.cat([weights, edge[:, None]], dim=1)
-            found[kind] = Coefficients(weights.flatten(), self.places)
+                values = weights.flatten()
+            else:
+                values = weights[self._there[:, :-1]] if self._ragged else weights.flatten()
+            found[kind] = Coefficients(values, self.places)
         return found
 
     def _weights(self, alpha: Tensor, edge: Tensor | None) -> Tensor:
-        """Return the weights of the operations other than none, (edges, K)."""
+        """Return the weights of the operations other than none, (rows, K)."""
+        if self._ragged:
+            alpha = alpha.masked_fill(~self._there.to(alpha.device), -torch.inf)
         weights = alpha.softmax(dim=1)[:, :-1]
         return weights if edge is None else weights * edge[:, None]
 
     def _edge_weights(self, beta: Tensor) -> Tensor:
-        """Return the softmax of beta over the edges of each node, (edges,)."""
-        # row e has the edges of e's node
+        """Return the softmax of beta over the rows of each node, (rows,)."""
+        # row e has the rows of e's node
         others = ~self._same_node.to(beta.device)
         rows = beta.expand(len(beta), -1).masked_fill(others, -torch.inf)
         return rows.softmax(dim=1).diagonal()
@@ -118,9 +143,8 @@ class SoftmaxCode(nn.Module):
 
         As DARTS derives it: each node keeps the `s` edges whose strongest operation other than none is strongest, by
         its weight times its edge's (as PC-DARTS's code has it), with that operation, and all its edges if they are
-        fewer. In spaces with one operation per edge every edge keeps its strongest operation, or none if that is
-        stronger than all, as NAS-Bench-201 does for DARTS. Of equals the first is taken: by state, then by primitive,
-        then none.
+        fewer. Where candidates are in groups every group keeps its strongest candidate, or none if that is stronger
+        than all, as NAS-Bench-201 does for DARTS. Of equals the first is taken: by state, then by primitive, then none.
 
         Raises
         ------
@@ -130,6 +154,7 @@ class SoftmaxCode(nn.Module):
         places: dict[str, list[Place]] = {}
         for i, kind in enumerate(self.space.kinds):
             alpha = self.alpha[i].cpu().double()
+            there = self._there.cpu()
             edge = self._edge_weights(self.beta[i].cpu().double()) if self.beta else None
             strongest, operation = self._weights(alpha, edge).max(dim=1)
             if not strongest.isfinite().all():
@@ -138,19 +163,18 @@ class SoftmaxCode(nn.Module):
                     f"lower the learning rates"
                 )
             strength = strongest.tolist()
-            candidates = [
-                Place(*edge, best)
-                for edge, best in zip(self.edges, operation.tolist(), strict=True)
-            ]
-            if self.space.one_per_edge:
-                nothing = (alpha.argmax(dim=1) == alpha.shape[1] - 1).tolist()
-                places[kind] = [
-                    place for place, no in zip(candidates, nothing, strict=True) if not no
-                ]
-                continue
+            best = [row[k] for row, k in zip(self.rows, operation.tolist(), strict=True)]
+            # a group may be empty where none is allowed and stronger than all
+            alpha = alpha.masked_fill(~there, -torch.inf)
+            nothing = (alpha.argmax(dim=1) == alpha.shape[1] - 1).tolist()
             places[kind] = []
-            for node, s in enumerate(self.s):
-                own = [e for e, place in enumerate(candidates) if place.node == node]
-                kept = sorted(own, key=lambda e: -strength[e])[:s]
-                places[kind] += [candidates[e] for e in kept]
+            first = 0
+            for choice, s in zip(self._choices, self.s, strict=False):
+                rows = range(first, first + len(rows_of(choice)))
+                first = rows.stop
+                if choice.groups is not None:
+                    places[kind] += [best[e] for e in rows if not nothing[e]]
+                else:
+                    kept = sorted(rows, key=lambda e: -strength[e])[:s]
+                    places[kind] += [best[e] for e in kept]
         return Genotype.from_places(places, self.found_space)

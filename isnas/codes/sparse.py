@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ import solvers
 
 from ..networks.core import Coefficients
 from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions
 from ..runtime.processes import processes, shared
 from ..runtime.randomness import generator
 from ..spaces.base import Place, Space
@@ -41,16 +42,21 @@ Matrix = Literal["gaussian", "uniform", "orthogonal"]
 Solver = Literal["homotopy", "fista", "ista", "coordinate_descent"]
 
 
+LONGEST = 7
+"""Length of a code by default (ISTA-NAS), where that is shorter than the vector it stands for."""
+
+
 @dataclass(frozen=True)
-class SparseCodeOptions:
-    """Constants of the code; the defaults are the paper's but for the matrix (the paper's code: uniform).
+class SparseCodeOptions(BaseOptions):
+    """Constants of the sparse code; the defaults are the paper's but for the matrix (the paper's code: uniform).
 
     Parameters
     ----------
-    m : int or tuple of int
-        Length of a node's code; one for all nodes or one for each node of a cell.
-    s : int or tuple of int
-        Active places of a node, likewise.
+    m : int or tuple of int or None
+        Length of a code; one for all choices or one for each choice of a cell, shorter than the vector it stands for;
+        by default 7, or one less than that vector has entries where these are 7 or fewer.
+    s : int or tuple of int or None
+        Active places of a choice, likewise; by default the space's.
     lam : float
         Weight of the l1 norm in the LASSO.
     matrix : {"gaussian", "uniform", "orthogonal"}
@@ -71,8 +77,11 @@ class SparseCodeOptions:
         When a value is out of its range.
     """
 
-    m: int | tuple[int, ...] = 7
-    s: int | tuple[int, ...] = 2
+    least: ClassVar[dict[str, float]] = {"lam": 0}
+    above_zero: ClassVar[tuple[str, ...]] = ("init_scale",)
+
+    m: int | tuple[int, ...] | None = None
+    s: int | tuple[int, ...] | None = None
     lam: float = 1e-5
     matrix: Matrix = "gaussian"
     rule: Rule = "truncate"
@@ -81,43 +90,63 @@ class SparseCodeOptions:
     init_scale: float = 1e-3
 
     def __post_init__(self) -> None:
-        if hasattr(super(), "__post_init__"):  # in the options of a command
-            super().__post_init__()
+        super().__post_init__()
         for name in ("m", "s"):
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
-            if not values or any(type(v) is not int or v < 1 for v in values):
+            if value is not None and (not values or any(v < 1 for v in values)):
                 raise UserError(f"{name} must be whole numbers of at least 1, got {value!r}")
-        for name, least in (("lam", "at least 0"), ("init_scale", "above 0")):
-            value = getattr(self, name)
-            number = type(value) in (int, float) and 0 <= value < float("inf")
-            if not number or (value == 0 and name == "init_scale"):
-                raise UserError(f"{name} must be a finite number {least}, got {value!r}")
-        for name, kind in (("matrix", Matrix), ("rule", Rule), ("solver", Solver)):
-            if getattr(self, name) not in get_args(kind):
-                raise UserError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}"
-                )
 
-    def per_node(self, name: Literal["m", "s"], space: Space) -> tuple[int, ...]:
-        """Return `m` or `s` for every node of a cell."""
-        value = getattr(self, name)
-        values = value if isinstance(value, tuple) else (value,) * space.nodes
-        if len(values) != space.nodes:
-            raise UserError(f"{name} has {len(values)} values; a cell has {space.nodes} nodes")
-        for node, number in enumerate(values):
-            if name != "s":
+    def lengths(self, space: Space) -> tuple[int, ...]:
+        """Return the length of the code of every choice of a space.
+
+        Raises
+        ------
+        UserError
+            When there are not as many lengths as choices, or a code is not shorter than its vector.
+        """
+        given = space.numbers("m", self.m)
+        found = []
+        for i, choice in enumerate(space.choices):
+            n = len(choice.candidates)
+            if given is None:
+                found.append(min(LONGEST, max(n - 1, 1)))
                 continue
-            n, most = len(space.candidates(node)), space.most(node)
-            if number > most:
-                kind = "edges" if space.one_per_edge else "candidates"
-                raise UserError(f"s must be at most the {most} {kind} of node {node}, got {number}")
-            if self.rule == "best_subset" and math.comb(n, number) > solvers.MOST_SUPPORTS:
+            m = given[i % len(given)]
+            if m >= n > 1:
                 raise UserError(
-                    f"s = {number} of {n} candidates has too many subsets for the rule best_subset "
+                    f"m must be below the {n} candidates of {choice.label}: a code is shorter than its vector; "
+                    f"got {m}"
+                )
+            found.append(m)
+        return tuple(found)
+
+    def places(self, space: Space) -> tuple[int, ...]:
+        """Return the number of active places of every choice of a space.
+
+        Raises
+        ------
+        UserError
+            When a number does not fit, or there are too many subsets for the rule.
+        """
+        given = space.numbers("s", self.s)
+        found = []
+        for i, choice in enumerate(space.choices):
+            n, s = len(choice.candidates), choice.s if given is None else given[i % len(given)]
+            if not choice.least <= s <= choice.most:
+                kind = "edges" if choice.groups is not None else "candidates"
+                raise UserError(
+                    f"s must be at most the {choice.most} {kind} of node {choice.node}, got {s}"
+                    if s > choice.most
+                    else f"s must be at least {choice.least} at node {choice.node}, got {s}"
+                )
+            if self.rule == "best_subset" and math.comb(n, s) > solvers.MOST_SUPPORTS:
+                raise UserError(
+                    f"s = {s} of {n} candidates has too many subsets for the rule best_subset "
                     f"(at most {solvers.MOST_SUPPORTS:,}); choose a smaller s or another rule"
                 )
-        return values
+            found.append(s)
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -126,8 +155,8 @@ class NodeRecovery:
 
     Parameters
     ----------
-    kind, node : str, int
-        Which node.
+    kind, node, name : str, int, str
+        Which choice of which node.
     b : Tensor, shape (m,)
         The code that z was recovered from (before re-encoding).
     z : Tensor, shape (n,)
@@ -162,6 +191,12 @@ class NodeRecovery:
     iterations: int
     moved: float
     changed: bool
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of its choice in files, see `isnas.spaces.base.Choice`."""
+        return ".".join(filter(None, (self.kind, str(self.node), self.name)))
 
     @property
     def nonzeros(self) -> int:
@@ -186,7 +221,8 @@ class SparseCode(nn.Module):
 
     Attributes
     ----------
-    nodes : list of (kind, node)
+    choices : tuple of Choice
+        All that is decided.
     A : list of Tensor, shapes (m, n), float64
     b : nn.ParameterList, shapes (m,)
     z : list of Tensor, shapes (n,), float64
@@ -202,21 +238,21 @@ class SparseCode(nn.Module):
         self.space = space
         self.options = options
         random = generator(seed, "code", draw)
-        m, self._s = options.per_node("m", space), options.per_node("s", space)
-        self.nodes = [(kind, node) for kind in space.kinds for node in range(space.nodes)]
-        self.candidates = [space.candidates(node) for _, node in self.nodes]
+        self.choices = space.choices
+        lengths, self._s = options.lengths(space), options.places(space)
         self.A = [
-            solvers.measurement_matrix(m[node], len(places), kind=options.matrix, generator=random)
-            for (_, node), places in zip(self.nodes, self.candidates, strict=True)
+            solvers.measurement_matrix(
+                m, len(choice.candidates), kind=options.matrix, generator=random
+            )
+            for m, choice in zip(lengths, self.choices, strict=True)
         ]
         self.b = nn.ParameterList(
-            nn.Parameter(options.init_scale * torch.randn(m[node], generator=random))
-            for _, node in self.nodes
+            nn.Parameter(options.init_scale * torch.randn(m, generator=random)) for m in lengths
         )
         self.z = [torch.zeros(A.shape[1], dtype=torch.float64) for A in self.A]
-        self.support: list[tuple[int, ...]] = [() for _ in self.nodes]
-        self.frozen = [False] * len(self.nodes)
-        self._fixed: list[Tensor | None] = [None] * len(self.nodes)
+        self.support: list[tuple[int, ...]] = [() for _ in self.choices]
+        self.frozen = [False] * len(self.choices)
+        self._fixed: list[Tensor | None] = [None] * len(self.choices)
         self.last_recovery: list[NodeRecovery] = []
         self.recover()
 
@@ -248,14 +284,13 @@ class SparseCode(nn.Module):
         for i in searching:
             if not b[i].isfinite().all():
                 raise UserError(
-                    f"the code b of node {self.nodes[i]} is not finite: the search has diverged; "
+                    f"the code b of {self.choices[i].label} is not finite: the search has diverged; "
                     f"lower the learning rates"
                 )
         found = dict(zip(searching, self._recover(searching, b), strict=True))
         before = [(z, support) for z, support in zip(self.z, self.support, strict=True)]
         for i, (z, _, _) in found.items():
-            node = self.nodes[i][1]
-            cut = solvers.truncate(z, self._s[node], self.space.groups(node))
+            cut = solvers.truncate(z, self._s[i], self.choices[i].groups)
             self.z[i], self.support[i] = cut.z, cut.support
             if self.options.reencode:
                 with torch.no_grad():
@@ -263,7 +298,7 @@ class SparseCode(nn.Module):
         self._assemble()
         coefficients = self._host_coefficients()
         recovered = []
-        for i, (kind, node) in enumerate(self.nodes):
+        for i, choice in enumerate(self.choices):
             if i not in found:
                 again = dataclasses.replace(self.last_recovery[i], moved=0.0, changed=False)
                 recovered.append(again)
@@ -272,8 +307,9 @@ class SparseCode(nn.Module):
             z_before, support_before = before[i]
             recovered.append(
                 NodeRecovery(
-                    kind=kind,
-                    node=node,
+                    kind=choice.kind,
+                    node=choice.node,
+                    name=choice.name,
                     b=b[i],
                     z=z,
                     support=self.support[i],
@@ -300,8 +336,7 @@ class SparseCode(nn.Module):
         choose = solvers.sparsest if self.options.rule == "path" else solvers.best_subset
         found: list[tuple[Tensor, float, int]] = []
         for i, A_i, b_i in zip(indices, A, b, strict=True):
-            node = self.nodes[i][1]
-            chosen = choose(A_i, b_i, self._s[node], groups=self.space.groups(node))
+            chosen = choose(A_i, b_i, self._s[i], groups=self.choices[i].groups)
             found.append((chosen.z, float("nan"), 0))
         return found
 
@@ -329,10 +364,8 @@ class SparseCode(nn.Module):
         self._rows = torch.cat(rows).to(like)
         self._offset = torch.cat(offsets).to(like)
         self.places: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
-        for (kind, _), places, support in zip(
-            self.nodes, self.candidates, self.support, strict=True
-        ):
-            self.places[kind] += tuple(places[k] for k in support)
+        for choice, support in zip(self.choices, self.support, strict=True):
+            self.places[choice.kind] += tuple(choice.candidates[k] for k in support)
 
     def coefficients(self) -> dict[str, Coefficients]:
         """Return c(b) of the active places, differentiable in b, for `Network.forward`."""
@@ -352,7 +385,7 @@ class SparseCode(nn.Module):
         return list(values.split([len(support) for support in self.support]))
 
     def freeze(self, index: int) -> None:
-        """Fix the coefficients of node `nodes[index]` at their present values for good."""
+        """Fix the coefficients of `choices[index]` at their present values for good."""
         if not self.frozen[index]:
             self._fixed[index] = self._host_coefficients()[index]
             self.frozen[index] = True

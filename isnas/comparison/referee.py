@@ -154,10 +154,11 @@ class Meter:
         images = inputs[0]
         if images.device.type == "meta":  # a look at shapes
             return
+        units = module.units(images)
         if torch.is_grad_enabled():
-            self._trained += len(images)
+            self._trained += units
         else:
-            self._evaluated += len(images)
+            self._evaluated += units
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,11 @@ class EpochCost:
     epoch: float
     end: float
 
-    def epochs(self, budget: Budget, least: int = 1) -> int:
-        """Return how many epochs come nearest to the budget."""
-        return max(least, round((budget.amount - self.end) / self.epoch))
+    def epochs(self, budget: Budget, least: int = 1, *, below: bool = False) -> int:
+        """Return how many epochs come nearest to the budget, or are paid for by it (`below`)."""
+        paid = (budget.amount - self.end) / self.epoch
+        # the margin is for sums of floating-point numbers
+        return max(least, int(paid + 1e-9) if below else round(paid))
 
 
 def epoch_cost(stage: Stage, unit: Unit, images: int, device: torch.device) -> EpochCost:

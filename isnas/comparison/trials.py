@@ -4,37 +4,28 @@
         run_trials(rows, run_trial, [("darts", 0, options), ...], table=table_text, jobs=2)
 
 Trials go through joblib; inside `joblib.parallel_config` another backend, such as Ray's or Dask's, takes them to a
-cluster. A trial that is a whole run has a run directory of its own, and goes on in it (`run_or_resume`, `run_part`).
+cluster. A trial that is a whole run has a run directory of its own, and goes on in it (`run_or_resume`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
-
-from ..commands import SPACE, RunResult, resume
-from ..runs.directory import Run
-from ..runs.loop import Part, execute
-from ..runs.options import RunOptions
-from ..runs.records import RunRecord
-from ..runs.training import cpu_threads
+from ..commands import RunResult, resume
+from ..commands.resume import job_of
+from ..commands.run import Job, start
+from ..runs.directory import Follower
 from ..runtime.errors import UserError
-from ..runtime.files import write_atomically
+from ..runtime.files import read_json, write_atomically
 from ..runtime.progress import Progress
 from .rows import Rows, read_about
 
 TABLE = "table.md"
 
 Row = dict[str, Any]
-
-# what does not make it another run
-_INCIDENTAL = ("device", "data_root", "download", "tensorboard", "checkpoint_steps")
 
 
 def run_trials(
@@ -89,6 +80,8 @@ def _results(
     function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
 ) -> Iterator[Row]:
     """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together."""
+    import joblib
+
     calls = [joblib.delayed(function)(*trial) for trial in trials]
     backend, _ = joblib.parallel.get_active_backend()
     if backend.supports_return_generator:
@@ -96,19 +89,17 @@ def _results(
             calls
         )
         return
-    for start in range(0, len(calls), jobs):
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[start : start + jobs])
+    for first in range(0, len(calls), jobs):
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[first : first + jobs])
 
 
-def run_or_resume(start: Callable[..., RunResult], *arguments: Any, out: str | Path) -> RunResult:
-    """Start a run in `out`, or go on with the one that is there; one that is finished is only read.
+def run_or_resume(job: Job, out: str | Path) -> RunResult:
+    """Start a job in `out`, or go on with the run that is there; one that is finished is only read.
 
     Parameters
     ----------
-    start : callable
-        `isnas.search`, `isnas.train` or `isnas.evaluate`.
-    *arguments
-        Its arguments but for ``out``, the options among them.
+    job : Job
+        See `isnas.commands.search.search_job` and `isnas.commands.evaluate.evaluation_job`.
     out : path
         The run directory. One in which no run has begun yet is made anew.
 
@@ -118,54 +109,16 @@ def run_or_resume(start: Callable[..., RunResult], *arguments: Any, out: str | P
         When the run that is there has other options.
     """
     out = Path(out)
-    if (out / "config.json").exists():
-        options = next(each for each in arguments if isinstance(each, RunOptions))
-        _check_same(RunRecord(out), options)
-        return resume(out, device=options.device)
-    shutil.rmtree(out, ignore_errors=True)
-    return start(*arguments, out=out)
-
-
-def run_part(options: RunOptions, part: Part, out: str | Path, *, command: str) -> dict[str, Any]:
-    """Do one part of work in a run directory, or go on with it there, and return its results.
-
-    It is for stages that no command has: searches beside that of `isnas.search`, or with other data.
-
-    Parameters
-    ----------
-    options : RunOptions
-        Kept in the record; ``threads`` are used, 0 as 1.
-    part : Part
-    out : path
-        The run directory. One in which no run has begun yet is made anew.
-    command : str
-        What the record calls this.
-
-    Raises
-    ------
-    UserError
-        When the run that is there has other options.
-    """
-    out = Path(out)
-    if (out / "config.json").exists():
-        _check_same(RunRecord(out), options)
-        run, checkpoint = Run.reopen(out)
-    else:
+    if not (out / "config.json").exists():
         shutil.rmtree(out, ignore_errors=True)
-        extra = {"space": dataclasses.asdict(SPACE), "parts": [part.name]}
-        run, checkpoint = Run.create(out, command, options, extra), None
-    with run, cpu_threads(options.threads or 1):
-        results = execute(
-            run, [part], checkpoint=checkpoint, checkpoint_steps=options.checkpoint_steps
-        )
-    return results[part.name]
-
-
-def _check_same(record: RunRecord, options: RunOptions) -> None:
-    wanted = json.loads(json.dumps(options.to_json()))
+        return start(job, out, None)
+    there = job_of(Follower(out, read_json(out / "config.json"), {}))
+    wanted, found = job.options.to_json(), there.options.to_json()
+    incidental = job.options.incidental()
     for name, value in wanted.items():
-        if name not in _INCIDENTAL and record.options.get(name) != value:
+        if name not in incidental and found.get(name) != value:
             raise UserError(
-                f"{record.directory} holds a run with {name} = {record.options.get(name)!r}, not {value!r}: move it "
-                f"away, or choose another directory"
+                f"{out} holds a run with {name} = {found.get(name)!r}, not {value!r}: move it away, or choose another "
+                f"directory"
             )
+    return resume(out, device=job.options.runtime.device)

@@ -133,7 +133,7 @@ class Nodes(nn.Module):
         self.bypasses: set[str] = set()
         self.operations = nn.ModuleDict()
         for place in places:
-            primitive, key = space.primitives[place.operation], place_key(space, place)
+            primitive, key = space.primitives[place.operation], space.place_key(place)
             of_input = place.source < space.inputs
             self.operations[key] = OPERATIONS[primitive](
                 self.worked, stride if of_input else 1, closing_norm
@@ -257,6 +257,15 @@ class CellNetwork(nn.Module, ABC):
             Class scores.
         """
 
+    def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
+        """Return a batch of one sample of some size, without content: for images (H, W) pixels."""
+        return torch.empty(1, self.options.in_channels, *size, device=device)
+
+    @staticmethod
+    def units(x: Tensor) -> int:
+        """Return how many units of the task a batch of inputs has."""
+        return len(x)
+
     def active(self, coefficients: Mapping[str, Coefficients] | None = None) -> int:
         """Return how many operations a pass with these coefficients runs, in all cells together."""
         places = self.places
@@ -298,13 +307,13 @@ class CellNetwork(nn.Module, ABC):
         if factors is not None:
             entries = zip(places, factors, strict=True)
         for place, factor in sorted(entries, key=lambda entry: entry[0]):
-            nodes[place.node].append(Term(place_key(self.space, place), place.source, factor))
+            nodes[place.node].append(Term(self.space.place_key(place), place.source, factor))
         return nodes
 
     def _factors(self, cells: list[int], part: Coefficients) -> list[list[Factor]]:
         """Return for each of these cells, which have as many channels, what its active operations are multiplied by."""
         values: list[Factor] = list(part.values.unbind())
-        keys = [place_key(self.space, place) for place in part.places]
+        keys = [self.space.place_key(place) for place in part.places]
         norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
         closed = [k for k, norm in enumerate(norms[0]) if norm is not None]
         found = [list(values) for _ in cells]
@@ -323,14 +332,9 @@ class CellNetwork(nn.Module, ABC):
 
     def operations_at(self, kind: str, places: Iterable[Place]) -> list[nn.Module]:
         """Return the operations at these places in all cells of a kind."""
-        keys = [place_key(self.space, place) for place in places]
+        keys = [self.space.place_key(place) for place in places]
         cells = [cell for k, cell in zip(self.kinds, self.cells, strict=True) if k == kind]
         return [cell.nodes.operations[key] for cell in cells for key in keys]
-
-
-def place_key(space: Space, place: Place) -> str:
-    """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
-    return f"node{place.node}_from{place.source}_{space.primitives[place.operation]}"
 
 
 def check_partial(partial: int, channels: int) -> None:

@@ -22,15 +22,20 @@ def count_parameters(network: nn.Module) -> int:
     )
 
 
-def count_multiply_adds(network: CellNetwork, size: tuple[int, int] = (32, 32)) -> int:
-    """Return the multiply-adds for one image of `size` (H, W) pixels.
+def count_multiply_adds(network: CellNetwork, size: tuple[int, ...] = (32, 32)) -> int:
+    """Return the multiply-adds for one sample.
 
-    Counting rule: convolutions and the classifier, nothing else (no pooling, batch norm, activation or addition).
+    Counting rule: convolutions and linear layers, nothing else (no pooling, batch norm, activation or addition).
+
+    Parameters
+    ----------
+    network : CellNetwork
+    size : tuple of int
+        What the network's `example` takes: for images their height and width in pixels.
     """
     shape = copy.deepcopy(network).to("meta").eval()
-    image = torch.empty(1, network.options.in_channels, *size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shape(image)
+        shape(network.example(size, "meta"))
     return counter.get_total_flops() // 2  # a multiply-add counts as two operations there
 
 
@@ -43,6 +48,7 @@ class PlaceCosts:
     """
 
     def __init__(self, supernet: CellNetwork) -> None:
+        self.space = supernet.space
         self.costs = {
             kind: {
                 place: sum(map(count_parameters, supernet.operations_at(kind, [place])))
@@ -58,13 +64,15 @@ class PlaceCosts:
         return self.rest + sum(self.costs[kind][p] for kind in places for p in places[kind])
 
     def least(self, s: Sequence[int]) -> int:
-        """Return the parameters of the smallest network with `s[node]` operations at every node."""
-        smallest = {
-            kind: [
-                place
-                for node, number in enumerate(s)
-                for place in sorted((p for p in costs if p.node == node), key=costs.get)[:number]
+        """Return the parameters of the smallest network with `s[i]` active candidates of each kind's i-th choice."""
+        smallest: dict[str, list[Place]] = {kind: [] for kind in self.costs}
+        for i, choice in enumerate(self.space.choices):
+            costs = self.costs[choice.kind]
+            # of each group the cheapest, and of these the cheapest
+            cheapest = [
+                min(members, key=lambda j: costs[choice.candidates[j]])
+                for members in choice.members
             ]
-            for kind, costs in self.costs.items()
-        }
+            places = sorted((choice.candidates[j] for j in cheapest), key=costs.__getitem__)
+            smallest[choice.kind] += places[: s[i % len(s)]]
         return self.parameters(smallest)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.errors import UserError
-from ..runtime.randomness import seeded
-from ..spaces.base import DARTS_SPACE, Place, Space
-from ..spaces.genotype import Genotype
+from ..runtime.options import BaseOptions
+from ..spaces.base import Place, Space
 from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial
 from .operations import (
-    CLOSING_NORMS,
     BatchNorm,
     ClosingNorm,
     conv_norm,
@@ -35,7 +33,7 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(BaseOptions):
     """The shape of a network around its cells.
 
     Parameters
@@ -62,6 +60,9 @@ class NetworkOptions:
         When a value is out of its range.
     """
 
+    least: ClassVar[dict[str, float]] = {"channels": 2, "cells": 3, "classes": 2, "in_channels": 1}
+    given: ClassVar[tuple[str, ...]] = ("classes", "in_channels", "auxiliary", "partial")
+
     channels: int = 36
     cells: int = 20
     classes: int = 10
@@ -72,16 +73,7 @@ class NetworkOptions:
     partial: int = 1
 
     def __post_init__(self) -> None:
-        bounds = {"channels": 2, "cells": 3, "classes": 2, "in_channels": 1}
-        for name, least in bounds.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, known in (("stem", ("cifar", "imagenet")), ("closing_norm", CLOSING_NORMS)):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        super().__post_init__()
         check_partial(self.partial, self.channels)
 
 
@@ -241,49 +233,3 @@ class Network(CellNetwork):
                 side = self.auxiliary_head(s1)
         logits = self.classifier(s1.mean(dim=(2, 3)))
         return logits if side is None else Outputs(logits, side)
-
-
-def build_supernet(
-    options: NetworkOptions, space: Space = DARTS_SPACE, *, seed: int = 0
-) -> Network:
-    """Return the super-net: every place of the space in every cell, initial weights drawn from `seed`."""
-    places = {kind: space.places() for kind in space.kinds}
-    with seeded(seed, "weights"):
-        return Network(space, places, dict.fromkeys(space.kinds, space.concat), options)
-
-
-def build_network(
-    genotype: Genotype,
-    channels: int = 36,
-    cells: int = 20,
-    classes: int = 10,
-    *,
-    in_channels: int = 3,
-    stem: Literal["cifar", "imagenet"] = "cifar",
-    auxiliary: bool = False,
-    closing_norm: ClosingNorm = "none",
-    partial: int = 1,
-    space: Space = DARTS_SPACE,
-    seed: int = 0,
-) -> Network:
-    """Return the discrete network of a genotype, its initial weights drawn from `seed`.
-
-    The parameters are those of `NetworkOptions`; the defaults are the published CIFAR-10 evaluation network's.
-
-    Raises
-    ------
-    UserError
-        When the genotype is not one of the space or a value is out of its range.
-
-    Examples
-    --------
-    >>> network = build_network(GENOTYPES["ISTA_twostage"])
-    >>> sum(p.numel() for p in network.parameters())
-    3316726
-    """
-    options = NetworkOptions(
-        channels, cells, classes, in_channels, stem, auxiliary, closing_norm, partial
-    )
-    concat = {kind: cell.concat for kind, cell in genotype.cells}
-    with seeded(seed, "weights"):
-        return Network(space, genotype.places(space), concat, options)

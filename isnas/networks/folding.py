@@ -8,7 +8,6 @@ import torch
 
 from ..runtime.errors import UserError
 from ..spaces.base import Place
-from ..spaces.genotype import Genotype
 from .core import CellNetwork, Coefficients
 
 
@@ -29,7 +28,8 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     -------
     CellNetwork
         The discrete network of the active places, all its parameters trainable: no architecture variable, no inactive
-        candidate. On the super-net's device and in its mode; its state loads into `build_network` of its genotype.
+        candidate. On the super-net's device and in its mode; its state loads into the network that is built from its
+        genotype.
 
     Raises
     ------
@@ -64,8 +64,3 @@ def extract(supernet: CellNetwork, places: Mapping[str, Iterable[Place]]) -> Cel
     state = supernet.state_dict()
     found.load_state_dict({name: state[name] for name in found.state_dict()})
     return found.train(supernet.training)
-
-
-def genotype_of(network: CellNetwork) -> Genotype:
-    """Return the genotype of a discrete network."""
-    return Genotype.from_places(network.places, network.space, network.concat)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.errors import UserError
-from ..runtime.randomness import seeded
+from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from ..spaces.genotype import Genotype
-from ..spaces.nasbench201 import NASBENCH201_SPACE
 from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial
 from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
 
@@ -20,7 +19,7 @@ STAGES = 3
 
 
 @dataclass(frozen=True)
-class NASBench201Options:
+class NASBench201Options(BaseOptions):
     """The shape of a network around its cells; the defaults are the benchmark's.
 
     Parameters
@@ -42,6 +41,9 @@ class NASBench201Options:
         When a value is out of its range.
     """
 
+    least: ClassVar[dict[str, float]] = {"channels": 1, "cells": 1, "classes": 2, "in_channels": 1}
+    given: ClassVar[tuple[str, ...]] = ("classes", "in_channels", "partial")
+
     channels: int = 16
     cells: int = 5
     classes: int = 10
@@ -50,9 +52,7 @@ class NASBench201Options:
     partial: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("channels", 1), ("cells", 1), ("classes", 2), ("in_channels", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        super().__post_init__()
         check_partial(self.partial, self.channels)
 
 
@@ -141,35 +141,3 @@ class NASBench201Network(CellNetwork):
                 x = self.reductions[stage - 1](x)
             x = cell(x, edges)
         return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
-
-
-def build_nasbench201_network(
-    genotype: Genotype, options: NASBench201Options | None = None, *, seed: int = 0
-) -> NASBench201Network:
-    """Return the discrete network of a cell, its initial weights drawn from `seed`.
-
-    Raises
-    ------
-    UserError
-        When the genotype is not one of the space.
-    """
-    places = genotype.places(NASBENCH201_SPACE)
-    concat = {kind: cell.concat for kind, cell in genotype.cells}
-    with seeded(seed, "weights"):
-        return NASBench201Network(
-            NASBENCH201_SPACE, places, concat, options or NASBench201Options()
-        )
-
-
-def build_nasbench201_supernet(
-    options: NASBench201Options | None = None,
-    space: Space = NASBENCH201_SPACE,
-    *,
-    seed: int = 0,
-) -> NASBench201Network:
-    """Return the super-net of the space, initial weights drawn from `seed`."""
-    places = {kind: space.places() for kind in space.kinds}
-    with seeded(seed, "weights"):
-        return NASBench201Network(
-            space, places, dict.fromkeys(space.kinds, space.concat), options or NASBench201Options()
-        )

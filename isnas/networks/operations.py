@@ -11,7 +11,8 @@ Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -95,6 +96,19 @@ def scaled(norms: Sequence[Sequence[BatchNorm]], coefficients: Tensor) -> list[l
     k = len(coefficients)
     pairs = list(zip(weights.unbind(), biases.unbind(), strict=True))
     return [pairs[i : i + k] for i in range(0, len(pairs), k)]
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Keep the batch norms' gathered statistics as they are inside the block, in training mode, too."""
+    norms = [(each, each.momentum) for each in network.modules() if isinstance(each, BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
 
 
 def synchronise(network: nn.Module) -> None:

@@ -29,11 +29,18 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..runtime.processes import processes
-from ..runtime.errors import UserError
-from ..runtime.files import lock, read_json, read_tensors, write_atomically, write_json, write_tensors
-from .options import RunOptions
 from ..codes.sparse import NodeRecovery, SparseCode
+from ..runtime.errors import UserError
+from ..runtime.options import Composition
+from ..runtime.files import (
+    lock,
+    read_json,
+    read_tensors,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
+from ..runtime.processes import processes
 
 CHECKPOINTS_KEPT = 2
 LOCK = "lock"
@@ -106,7 +113,7 @@ class Run:
         cls,
         directory: str | Path | None,
         command: str,
-        options: RunOptions,
+        options: Composition,
         extra: dict[str, Any] | None = None,
     ) -> Run:
         """Make a new run directory, by default ``runs/<date>-<command>``.
@@ -273,7 +280,7 @@ class Run:
     def write_matrices(self, code: SparseCode) -> None:
         """Write the measurement matrices."""
         arrays = {
-            f"{kind}.{node}": A.numpy() for (kind, node), A in zip(code.nodes, code.A, strict=True)
+            choice.key: A.numpy() for choice, A in zip(code.choices, code.A, strict=True)
         }
         self._write_arrays("matrices", arrays)
 
@@ -292,7 +299,7 @@ class Run:
         """
         arrays: dict[str, np.ndarray] = {}
         for node in recovery:
-            name = f"{node.kind}.{node.node}"
+            name = node.key
             arrays[f"{name}.b"] = node.b.numpy()
             arrays[f"{name}.z"] = node.z.numpy()
             arrays[f"{name}.support"] = np.array(node.support, dtype=np.int64)

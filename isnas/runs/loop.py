@@ -1,8 +1,8 @@
-"""The loop that all training shares: stages made of epochs and steps, recorded, checkpointed, interruptible.
+"""The one loop that all training shares: stages made of epochs and steps, recorded, checkpointed, interruptible.
 
-A stage knows what a step is; the loop knows nothing of networks. All that a stage needs to go on is in its state, and
-all randomness is named by epoch and step (`isnas.runtime.randomness`), so a run that was interrupted and taken up again does
-exactly what it would have done.
+A stage knows what a step is. The loop knows nothing of networks; it yields what happens to those who observe it. All
+that a stage needs to go on is in its state, and all randomness is named by epoch and step (`isnas.runtime.randomness`):
+a run that was interrupted and taken up again does exactly what it would have done.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..runtime.processes import any_of, processes, summed, together
 from ..runtime.errors import UserError
+from ..runtime.processes import any_of, processes, summed, together
 from ..runtime.progress import Progress
+from ..tasks.base import Task
 from .directory import Run
 
 FLUSH_STEPS = 20
@@ -47,12 +48,6 @@ class Diverged(UserError):
     """A loss is not a number any more."""
 
 
-def _diverged(metric: str, where: str) -> Diverged:
-    return Diverged(
-        f"{metric} is not a number in {where}: training has diverged; lower the learning rate"
-    )
-
-
 class Stage(ABC):
     """Some epochs of training.
 
@@ -64,7 +59,8 @@ class Stage(ABC):
 
     title = "training"
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.epoch = 0
         self.step = 0
 
@@ -95,14 +91,8 @@ class Stage(ABC):
 
     def describe(self, metrics: dict[str, Any]) -> str:
         """Return an epoch's metrics as a line for people."""
-        parts = [f"epoch {metrics['epoch'] + 1}/{self.epochs}"]
-        for name in ("train", "valid"):
-            if f"{name}_loss" in metrics:
-                parts.append(
-                    f"{name} loss {metrics[f'{name}_loss']:.3f} "
-                    f"accuracy {100 * metrics[f'{name}_accuracy']:.1f} %"
-                )
-        return "  ".join(parts)
+        text = f"epoch {metrics['epoch'] + 1}/{self.epochs}"
+        return "  ".join(filter(None, [text, self.task.describe_metrics(metrics)]))
 
     @abstractmethod
     def stateful(self) -> dict[str, Any]:
@@ -149,32 +139,149 @@ class NoRun:
         """Write nothing."""
 
 
+class StepDone(NamedTuple):
+    """A step has been done."""
+
+    done: int
+    """Steps that are done, of all epochs."""
+    total: int
+
+
+class StepsRead(NamedTuple):
+    """The metrics of some steps have been read off the device: the means of all processes."""
+
+    epoch: int
+    start: int
+    """The first of these steps."""
+    metrics: list[dict[str, float]]
+
+
+class EpochDone(NamedTuple):
+    """An epoch has ended."""
+
+    epoch: int
+    means: dict[str, float]
+    """The means of the metrics of its steps."""
+    metrics: dict[str, Any]
+    """What the stage says of the epoch."""
+
+
+class CheckpointDue(NamedTuple):
+    """It is time to write the stage's state; the stage stands where it would go on."""
+
+    sums: dict[str, float]
+    """Sums of the metrics of the present epoch's steps: a part of the state."""
+    in_epoch: bool
+    """Whether it is in the middle of an epoch."""
+
+
+class Stopped(NamedTuple):
+    """The loop has been asked to stop, and has; a checkpoint was due before."""
+
+
+Event = StepDone | StepsRead | EpochDone | CheckpointDue | Stopped
+
+
+def loop(
+    stage: Stage,
+    run: Any = None,
+    *,
+    sums: dict[str, float] | None = None,
+    flush_steps: int = 0,
+    checkpoint_steps: int = 0,
+    stopping: Callable[[], bool] = bool,
+) -> Iterator[Event]:
+    """Run a stage from where it stands to its end, and yield what happens; whoever wants to know observes it.
+
+    Parameters
+    ----------
+    stage : Stage
+    run : Run or NoRun, optional
+        What the stage writes its own records to at the end of an epoch.
+    sums : dict, optional
+        Of a `CheckpointDue` to go on from.
+    flush_steps : int
+        Read metrics off the device after so many steps; 0: at the end of an epoch only.
+    checkpoint_steps : int
+        Let a checkpoint be due after so many steps, too; 0: at the ends of epochs only.
+    stopping : callable
+        Whether to stop after the present step. All processes must get the same answer.
+
+    Raises
+    ------
+    Diverged
+        When a metric is not a number.
+    """
+    run = NoRun() if run is None else run
+    sums = {} if sums is None else sums
+    while stage.epoch < stage.epochs:
+        pending: list[dict[str, Tensor]] = []
+        for batch in stage.batches(stage.epoch, stage.step):
+            pending.append(stage.train_step(batch))
+            stage.step += 1
+            yield StepDone(
+                stage.epoch * stage.steps + stage.step, max(stage.epochs, 1) * stage.steps
+            )
+            stop = stopping()
+            within = stage.step < stage.steps
+            due = within and (
+                stop or bool(checkpoint_steps and stage.step % checkpoint_steps == 0)
+            )
+            if due or (flush_steps and len(pending) >= flush_steps):
+                yield _read(stage, pending, sums)
+            if due:
+                yield CheckpointDue(dict(sums), in_epoch=True)
+            if stop and within:
+                yield Stopped()
+                return
+        if pending:
+            yield _read(stage, pending, sums)
+        means = {metric: value / stage.steps for metric, value in sums.items()}
+        with together():
+            metrics = stage.end_epoch(run)
+        yield EpochDone(stage.epoch, means, metrics)
+        stage.epoch, stage.step = stage.epoch + 1, 0
+        sums.clear()
+        yield CheckpointDue({}, in_epoch=False)
+        if stopping():
+            yield Stopped()
+            return
+
+
+def _read(stage: Stage, pending: list[dict[str, Tensor]], sums: dict[str, float]) -> StepsRead:
+    """Read the metrics of some steps off the device, all at once, and add them to the sums."""
+    start = stage.step - len(pending)
+    names = list(pending[0])
+    table = torch.stack([torch.stack([m[k].float() for k in names]) for m in pending])
+    table = summed(table) / processes()
+    lines = []
+    for i, row in enumerate(table.tolist()):
+        values = dict(zip(names, row, strict=True))
+        for metric, value in values.items():
+            if value != value:
+                raise Diverged(
+                    f"{metric} is not a number in step {start + i} of epoch {stage.epoch}: training "
+                    f"has diverged; lower the learning rate"
+                )
+            sums[metric] = sums.get(metric, 0.0) + value
+        lines.append(values)
+    pending.clear()
+    return StepsRead(stage.epoch, start, lines)
+
+
 def drive(stage: Stage) -> Iterator[dict[str, float]]:
     """Run a stage without a run directory; after every epoch yield the means of its steps' metrics.
-
-    It does just what `execute` does, but writes nothing and cannot be resumed.
 
     Raises
     ------
     Diverged
         At the end of an epoch.
     """
-    run = NoRun()
     if (stage.epoch, stage.step) == (0, 0):
-        stage.begin(run)
-    while stage.epoch < stage.epochs:
-        sums: dict[str, Tensor] = {}
-        for batch in stage.batches(stage.epoch, stage.step):
-            for name, value in stage.train_step(batch).items():
-                sums[name] = sums.get(name, 0.0) + value.float()
-            stage.step += 1
-        means = {name: float(value) / stage.steps for name, value in sums.items()}
-        for name, mean in means.items():
-            if mean != mean:
-                raise _diverged(name, f"epoch {stage.epoch}")
-        stage.end_epoch(run)
-        stage.epoch, stage.step = stage.epoch + 1, 0
-        yield means
+        stage.begin(NoRun())
+    for event in loop(stage):
+        if isinstance(event, EpochDone):
+            yield event.means
 
 
 # the last: the terminal was closed (not on Windows)
@@ -204,6 +311,76 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+class Recorder:
+    """Writes what happens in a stage to the run directory: metrics, times and checkpoints.
+
+    Parameters
+    ----------
+    run : Run
+    name : str
+        Of the part.
+    stage : Stage
+    spent : float
+        Seconds that the present epoch took before it was interrupted.
+    """
+
+    def __init__(self, run: Run, name: str, stage: Stage, spent: float) -> None:
+        self.run, self.name, self.stage = run, name, stage
+        self._begun = time.monotonic() - spent
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        if isinstance(event, StepsRead):
+            lines = [
+                {"part": self.name, "epoch": event.epoch, "step": event.start + i, **values}
+                for i, values in enumerate(event.metrics)
+            ]
+            with together():
+                self.run.write_metrics(lines, self.stage.steps)
+        elif isinstance(event, EpochDone):
+            line = {"part": self.name, "epoch": event.epoch}
+            seconds = round(time.monotonic() - self._begun, 3)
+            with together():
+                self.run.write_metrics([{**line, **event.means, **event.metrics}], self.stage.steps)
+                self.run.write_time({**line, "seconds": seconds})
+            self._begun = time.monotonic()
+        elif isinstance(event, CheckpointDue):
+            state = {"stage": self.stage.state_dict(), "sums": event.sums}
+            seconds = time.monotonic() - self._begun if event.in_epoch else 0.0
+            with together():
+                self.run.save_checkpoint(self.name, state, seconds)
+
+
+class Reporter:
+    """Shows people what happens in a stage.
+
+    Parameters
+    ----------
+    name : str
+        Of the part.
+    stage : Stage
+    progress : Progress
+    """
+
+    def __init__(self, name: str, stage: Stage, progress: Progress) -> None:
+        self.stage, self.progress = stage, progress
+        progress.begin(
+            f"{name} ({stage.title})",
+            stage.epoch * stage.steps + stage.step,
+            stage.epochs * stage.steps,
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, StepDone):
+            self.progress.step(event.done, event.total)
+        elif isinstance(event, EpochDone):
+            metrics = {"epoch": event.epoch, **event.means, **event.metrics}
+            steps = self.stage.steps
+            done, total = (event.epoch + 1) * steps, self.stage.epochs * steps
+            self.progress.epoch(self.stage.describe(metrics), done, total)
 
 
 def execute(
@@ -257,8 +434,20 @@ def execute(
             else:
                 with together():
                     stage.begin(run)
+            observers = (Recorder(run, part.name, stage, spent), Reporter(part.name, stage, progress))
             try:
-                _drive(run, part.name, stage, sums, spent, stop, checkpoint_steps, progress)
+                for event in loop(
+                    stage,
+                    run,
+                    sums=sums,
+                    flush_steps=FLUSH_STEPS,
+                    checkpoint_steps=checkpoint_steps,
+                    stopping=lambda: any_of(stop.requested),
+                ):
+                    for observe in observers:
+                        observe(event)
+                    if isinstance(event, Stopped):
+                        raise Interrupted(run.directory)
             except KeyboardInterrupt:  # the second signal: no checkpoint now
                 raise Interrupted(run.directory) from None
             finally:
@@ -271,94 +460,3 @@ def execute(
             if any_of(stop.requested):
                 raise Interrupted(run.directory)
     return run.results
-
-
-def _drive(
-    run: Run,
-    name: str,
-    stage: Stage,
-    sums: dict[str, float],
-    spent: float,
-    stop: StopRequest,
-    checkpoint_steps: int,
-    progress: Progress,
-) -> None:
-    def done() -> int:
-        return stage.epoch * stage.steps + stage.step
-
-    def total() -> int:
-        return stage.epochs * stage.steps
-
-    def save(seconds: float) -> None:
-        state = {"stage": stage.state_dict(), "sums": sums}
-        with together():
-            run.save_checkpoint(name, state, seconds)
-
-    progress.begin(f"{name} ({stage.title})", done(), total())
-    while stage.epoch < stage.epochs:
-        begun = time.monotonic() - spent
-        pending: list[dict[str, Tensor]] = []
-
-        def flush(pending: list[dict[str, Tensor]] = pending) -> None:
-            start = stage.step - len(pending)
-            _write_steps(run, name, stage, start, pending, sums)
-            pending.clear()
-
-        for batch in stage.batches(stage.epoch, stage.step):
-            pending.append(stage.train_step(batch))
-            stage.step += 1
-            progress.step(done(), total())
-            stopping = any_of(stop.requested)  # all processes stop after the same step
-            if len(pending) >= FLUSH_STEPS or stopping:
-                flush()
-            due = checkpoint_steps and stage.step % checkpoint_steps == 0
-            if stage.step < stage.steps and (due or stopping):
-                flush()
-                save(time.monotonic() - begun)
-            if stopping and stage.step < stage.steps:
-                raise Interrupted(run.directory)
-        flush()
-        means = {metric: value / stage.steps for metric, value in sums.items()}
-        with together():
-            metrics = {"part": name, "epoch": stage.epoch, **means, **stage.end_epoch(run)}
-            run.write_metrics([metrics], stage.steps)
-            run.write_time(
-                {
-                    "part": name,
-                    "epoch": stage.epoch,
-                    "seconds": round(time.monotonic() - begun, 3),
-                }
-            )
-        stage.epoch, stage.step = stage.epoch + 1, 0
-        sums.clear()
-        spent = 0.0
-        progress.epoch(stage.describe(metrics), done(), total())
-        save(0.0)
-        if any_of(stop.requested):
-            raise Interrupted(run.directory)
-
-
-def _write_steps(
-    run: Run,
-    name: str,
-    stage: Stage,
-    start: int,
-    pending: list[dict[str, Tensor]],
-    sums: dict[str, float],
-) -> None:
-    """Read the metrics of some steps off the device, all at once, and write them: the means of all processes."""
-    if not pending:
-        return
-    names = list(pending[0])
-    table = torch.stack([torch.stack([m[k].float() for k in names]) for m in pending])
-    table = summed(table) / processes()
-    lines = []
-    for i, row in enumerate(table.tolist()):
-        values = dict(zip(names, row, strict=True))
-        for metric, value in values.items():
-            if value != value:
-                raise _diverged(metric, f"step {start + i} of epoch {stage.epoch}")
-            sums[metric] = sums.get(metric, 0.0) + value
-        lines.append({"part": name, "epoch": stage.epoch, "step": start + i, **values})
-    with together():
-        run.write_metrics(lines, stage.steps)

@@ -23,9 +23,10 @@ import numpy as np
 
 from ..runtime.errors import UserError
 from ..runtime.files import is_locked, read_json
+from ..spaces import from_json
+from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
 from .directory import LOCK, RECOVERY_SCALARS
-from ..spaces.base import Place, Space
 
 Columns = dict[str, np.ndarray]
 """A table by columns, all of one length."""
@@ -66,6 +67,8 @@ class Trajectory:
         Whether the support is another than before; whether the node was frozen then or earlier.
     refused : ndarray of bool, shape (R,)
         Whether the recovery was not taken (all nodes alike): the network went on with the one before.
+    name : str
+        Which choice of the node, where it has several.
     """
 
     kind: str
@@ -86,6 +89,7 @@ class Trajectory:
     changed: np.ndarray
     frozen: np.ndarray
     refused: np.ndarray
+    name: str = ""
 
     def __len__(self) -> int:
         """Return R, the number of recoveries."""
@@ -159,7 +163,7 @@ class RunRecord:
     def space(self) -> Space:
         """The search space."""
         try:
-            return Space.from_json(self.config["space"])
+            return from_json(self.config["space"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{self.directory}/config.json: no search space: {error}") from None
 
@@ -241,8 +245,11 @@ class RunRecord:
         }
 
     @cached_property
-    def trajectories(self) -> dict[tuple[str, int], Trajectory]:
-        """The sparse codes by (kind, node) in the order of the space; empty when there are none (yet)."""
+    def trajectories(self) -> dict[tuple[Any, ...], Trajectory]:
+        """The sparse codes by (kind, node), and the choice's name where a node has several; in the order of the space.
+
+        Empty when there are none (yet).
+        """
         paths = sorted(self.directory.glob("codes/[0-9]*.npz"))
         if not paths:
             return {}
@@ -323,22 +330,24 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _trajectories(
     arrays: dict[str, np.ndarray], matrices: dict[str, np.ndarray], space: Space
-) -> dict[tuple[str, int], Trajectory]:
+) -> dict[tuple[Any, ...], Trajectory]:
     found = {}
+    choices = {choice.key: choice for choice in space.choices}
     names = [name.removesuffix(".z") for name in arrays if name.endswith(".z")]
     for i, name in enumerate(names):
-        kind, _, number = name.rpartition(".")
-        node = int(number)
-        places = space.candidates(node)
+        choice = choices[name]
+        places = choice.candidates
         A, z = matrices[name], arrays[f"{name}.z"]
         if A.shape[1] != len(places) or z.shape[1] != len(places):
             raise ValueError(f"{name} has {z.shape[1]} candidates, expected {len(places)}")
         support = arrays[f"{name}.support"]
         if not ((support >= 0) & (support < len(places))).all():
             raise ValueError(f"{name} has active candidates that do not exist")
-        found[kind, node] = Trajectory(
-            kind=kind,
-            node=node,
+        key = (choice.kind, choice.node, choice.name) if choice.name else (choice.kind, choice.node)
+        found[key] = Trajectory(
+            kind=choice.kind,
+            node=choice.node,
+            name=choice.name,
             places=places,
             labels=tuple(space.label(place) for place in places),
             A=A,

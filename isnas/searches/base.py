@@ -1,122 +1,259 @@
-"""What searches with a super-net have in common: shared weights that learn from one half of the training data."""
+"""The contract of a search, and what searches with a super-net have in common.
+
+A search is a stage that holds an architecture at every moment. A method of the registry (`isnas.searches.registry`) is
+a class of searches: it says which options it has, which spaces and tasks it can serve, and how it is made.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..networks.core import CellNetwork, Coefficients, train_affine
-from ..networks.operations import BatchNorm
+from ..networks.registry import family
 from ..runs.loop import Stage
-from ..runs.options import RunOptions
-from ..runs.training import Weights, hits, send
-from ..runtime.processes import summed
-from ..runtime.randomness import generator
+from ..runs.training import WeightTrainer, carried, named, to_device
+from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions, Composition
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
-from ..tasks.images import Batches, Dataset, split_indices
-
-Batch = tuple[Tensor, Tensor]
+from ..tasks.base import Feed, Task
 
 
-class SupernetSearch(Stage):
-    """Search of a genotype by a super-net's weights, which all architectures share.
-
-    The weights learn from the first half of the training data, what chooses the architecture from the second half.
+@dataclass(frozen=True)
+class Setting:
+    """What a search is given.
 
     Parameters
     ----------
-    supernet : CellNetwork
-        All places of its space.
-    options : RunOptions
-    dataset : Dataset
-        Its test images are not used.
+    space : Space
+    task : Task
+    data
+        The task's data set. A search does not touch what is held out for the test.
     device : torch.device
+    options : Composition
+        Of the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
+    """
+
+    space: Space
+    task: Task
+    data: Any
+    device: torch.device
+    options: Composition
+
+    def network_shape(self, **changes: Any) -> Any:
+        """Return the shape of a network for these options and data, with changes of what is not the user's."""
+        return replace(self.options.network, **self.task.shape(self.data), **changes)
+
+
+class Search(Stage):
+    """A search of an architecture.
+
+    Class attributes declare the method:
 
     Attributes
     ----------
-    network : CellNetwork
-        The super-net.
-    weights : Weights
-        Its weights' SGD.
-    train_batches, valid_batches : Batches
-        Of the two halves.
+    method_options : type of BaseOptions
+        Of the method's own constants.
+    defaults : dict
+        Defaults of options, by flat name, where they are not the classes'.
+    presets : dict of str to dict of str to dict
+        Constants by preset and by the name of the space that they are for.
+    budgeted : tuple of str
+        Options that follow from a budget: those that `scheduled` returns.
+    least_epochs : int
+        Epochs of the shortest search.
+    probe_epochs : int
+        Epochs of a search in which all its phases stand in their proportion: enough to measure what an epoch costs.
+    anytime : bool
+        Whether it may be stopped after any epoch, and holds its result then.
+    trains_children : bool
+        Whether it trains every architecture by itself: then `epochs` is of one such training.
     """
 
-    def __init__(
-        self, supernet: CellNetwork, options: RunOptions, dataset: Dataset, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.options = options
-        self.device = device
-        self.space = supernet.space
-        self.network = send(supernet, device)
-        # an affine part would let weights take over what the coefficients are there for (DARTS)
-        train_affine(self.network.cells, False)
-        self.weights = Weights(self.network, options)
-        halves = split_indices(len(dataset.train_labels), 0.5, options.seed)
-        self.train_batches, self.valid_batches = (
-            Batches(
-                dataset,
-                batch_size=options.batch_size,
-                indices=half,
-                seed=options.seed,
-                stream=stream,
-                augment=dataset.augmentation(cutout=0),
-                device=device,
-            )
-            for half, stream in zip(halves, ("search weights", "search code"), strict=True)
-        )
+    method_options: ClassVar[type[BaseOptions]]
+    defaults: ClassVar[dict[str, Any]] = {}
+    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
+    budgeted: ClassVar[tuple[str, ...]] = ("epochs",)
+    least_epochs: ClassVar[int] = 1
+    probe_epochs: ClassVar[int] = 2
+    anytime: ClassVar[bool] = False
+    trains_children: ClassVar[bool] = False
 
-    @staticmethod
-    def network_changes(options: RunOptions) -> dict[str, Any]:
-        """Return how the super-net's options differ from those of a network that is trained."""
-        return {"closing_norm": "pooling"}
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting.task)
+        self.setting = setting
+        self.options = setting.options
+        self.space = setting.space
+        self.data = setting.data
+        self.device = setting.device
 
-    @staticmethod
-    def supernet_space(space: Space, options: RunOptions) -> Space:
-        """Return the super-net's space, which may have more primitives than the space of what is found."""
-        return space
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        """Return further parts of its options, such as those of its code."""
+        return {}
+
+    @classmethod
+    def why_not(cls, space: Space, task: Task) -> str | None:
+        """Return why the method cannot serve this space and task, in a few words; None when it can."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def create(cls, setting: Setting) -> Search:
+        """Return the search with all that it needs, such as a new super-net."""
+
+    @classmethod
+    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
+        """Return the options that make a search of so many epochs, by flat name."""
+        return {"epochs": epochs}
 
     @abstractmethod
     def genotype(self) -> Genotype:
         """Return the architecture that the search holds now."""
 
-    def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
-        """Return the coefficients that run a genotype alone in the super-net, to score it by the shared weights."""
-        return ones(genotype, self.network, self.device)
+    @abstractmethod
+    def score(self, genotype: Genotype) -> float:
+        """Return what the search thinks of an architecture: the measure's value on data that its weights do not see."""
 
     def trained_network(self) -> CellNetwork | None:
         """Return the found network with the weights of the search, where a search trains it."""
         return None
 
+    def network_results(self) -> dict[str, Any]:
+        """Return what there is to say of `trained_network`: plain data."""
+        return {}
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.options.runtime.seed
+
+    def end_epoch(self, run: Any) -> dict[str, Any]:
+        return {"genotype": str(self.genotype())}
+
+
+class SupernetSearch(Search):
+    """Search of an architecture by a super-net's weights, which all architectures share.
+
+    The weights learn from one part of the training data, what chooses the architecture from the other.
+
+    Parameters
+    ----------
+    supernet : CellNetwork
+        All places of the space that `supernet_space` returns.
+    setting : Setting
+
+    Attributes
+    ----------
+    network : CellNetwork
+        The super-net.
+    weights : WeightTrainer
+    train_feed, valid_feed : Feed
+        Of the two parts of the data.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"min_learning_rate": 0.001}
+    role: ClassVar[str] = "search"
+    """What the super-net is for: a role that its family of networks knows."""
+
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(setting)
+        self.space = supernet.space
+        self.network = to_device(supernet, self.device)
+        # an affine part would let weights take over what the coefficients are there for (DARTS)
+        train_affine(self.network.cells, False)
+        self.weights = self.weight_trainer()
+        self.train_feed, self.valid_feed = self.feeds()
+
+    def feeds(self) -> tuple[Feed, Feed | None]:
+        """Return the data to train weights on and those to choose by, if these are others."""
+        common = {"seed": self.seed, "device": self.device}
+        optimizer = self.options.optimizer
+        return (
+            self.task.training_feed(
+                self.data, optimizer, stream="search weights", part="weights", **common
+            ),
+            self.task.code_feed(self.data, optimizer, stream="search code", **common),
+        )
+
+    def weight_trainer(self) -> WeightTrainer:
+        """Return what trains the present network's weights."""
+        options = self.options
+        return WeightTrainer(self.network, self.task, options.optimizer, options.runtime)
+
+    @classmethod
+    def network_changes(cls, setting: Setting) -> dict[str, Any]:
+        """Return what the search asks of the super-net's shape, beside its role."""
+        return {}
+
+    @classmethod
+    def supernet_space(cls, space: Space, options: Composition) -> Space:
+        """Return the super-net's space, which may have more primitives than the space of what is found."""
+        return space
+
+    @classmethod
+    def create(cls, setting: Setting) -> SupernetSearch:
+        space = cls.supernet_space(setting.space, setting.options)
+        changes = {**family(space).roles[cls.role], **cls.network_changes(setting)}
+        supernet = family(space).build_supernet(
+            space, setting.network_shape(**changes), seed=setting.options.runtime.seed
+        )
+        return cls(supernet, setting)
+
+    def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
+        """Return the coefficients that run a genotype alone in the super-net, to score it by the shared weights."""
+        return ones(genotype, self.network, self.device)
+
+    def score(self, genotype: Genotype, batches: Any = None) -> float:
+        """Return the value of an architecture with the shared weights; by default on all the data to choose by."""
+        if batches is None:
+            batches = self.scoring_feed().epoch(0)
+        network = getattr(self, "supernet", self.network)
+        return self.task.shared_score(network, self.alone(genotype), batches)
+
+    def scoring_feed(self, amount: int | None = None, name: str = "scoring images") -> Any:
+        """Return always the same batches of the code's data, see `Task.scoring_feed`."""
+        return self.task.scoring_feed(
+            self.data,
+            self.options.optimizer,
+            seed=self.seed,
+            device=self.device,
+            amount=amount,
+            name=name,
+        )
+
     @property
     def epochs(self) -> int:
-        return self.options.epochs
+        return self.options.optimizer.epochs
 
     @property
     def steps(self) -> int:
-        return min(len(self.train_batches), len(self.valid_batches))
+        return min(len(self.train_feed), len(self.valid_feed))
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
-        """Yield a batch of each half for every step: (images, labels) to train on, (images, labels) to choose by."""
-        train, valid = (b.epoch(epoch, start) for b in (self.train_batches, self.valid_batches))
-        return zip(train, valid, strict=False)  # halves of an odd number differ by an image
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
+        """Yield a batch of each part of the data for every step: one to train weights on, one to choose by."""
+        train, valid = (feed.epoch(epoch, start) for feed in (self.train_feed, self.valid_feed))
+        return zip(train, valid, strict=False)  # the parts may differ by a batch
 
     def train_weights(
-        self, batch: Batch, coefficients: Mapping[str, Coefficients]
+        self, batch: Any, coefficients: Mapping[str, Coefficients]
     ) -> dict[str, Tensor]:
         """Take a step of the weights with these coefficients and return its metrics."""
-        x, y = batch
         self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
-        loss, logits = self.weights.loss(x, y, coefficients)
+        loss, metrics = self.weights.loss(batch, coefficients)
         loss.backward()
         self.weights.update()
-        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
+        return named("train", metrics)
+
+    def stateful(self) -> dict[str, Any]:
+        feeds = carried(train_feed=self.train_feed, valid_feed=self.valid_feed)
+        return {**self.weights.stateful(), **feeds}
 
 
 def ones(genotype: Genotype, network: CellNetwork, device: torch.device) -> dict[str, Coefficients]:
@@ -127,73 +264,10 @@ def ones(genotype: Genotype, network: CellNetwork, device: torch.device) -> dict
     }
 
 
-def scoring_batches(
-    dataset: Dataset,
-    *,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    images: int | None = None,
-    name: str = "scoring images",
-) -> Batches:
-    """Return batches of the second half of the training data to score architectures by: the same ones always, unvaried.
-
-    They are mixed first: folders are read class by class, and batches of one class would have its statistics. An
-    incomplete batch is left out unless it is the only one: few images make poor statistics.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    seed : int
-        Of the search, which has divided the data.
-    batch_size : int
-    device : torch.device
-    images : int, optional
-        How many at most; by default all.
-    name : str
-        Of this draw of random numbers.
-    """
-    half = split_indices(len(dataset.train_labels), 0.5, seed)[1]
-    order = torch.randperm(len(half), generator=generator(seed, name))
-    return Batches(
-        dataset,
-        batch_size=batch_size,
-        indices=half[order[:images]],
-        augment=False,
-        shuffle=False,
-        drop_last=True,
-        device=device,
-    )
-
-
-@torch.no_grad()
-def shared_accuracy(
-    network: CellNetwork, coefficients: Mapping[str, Coefficients], batches: Iterable[Batch]
-) -> float:
-    """Return the accuracy, 0 to 1, of one architecture with a super-net's weights on some batches.
-
-    Batch norm takes the statistics of the batch, as usual for shared weights: those gathered in training are a mixture
-    over architectures. The network is left in training mode, its gathered statistics as they were.
-
-    Raises
-    ------
-    ValueError
-        When there is no batch.
-    """
-    network.train()
-    norms = [(each, each.momentum) for each in network.modules() if isinstance(each, BatchNorm)]
-    right = torch.zeros((), device=next(network.parameters()).device)
-    images = 0
-    try:
-        for norm, _ in norms:
-            norm.momentum = 0.0
-        for x, y in batches:
-            right += (network(x, coefficients).argmax(1) == y).sum()
-            images += len(y)
-    finally:
-        for norm, momentum in norms:
-            norm.momentum = momentum
-    if images == 0:
-        raise ValueError("accuracy needs at least one batch, got none")
-    right, number = summed(torch.stack([right, right.new_tensor(images)])).tolist()
-    return right / number
+def check_s(s: int | tuple[int, ...] | None) -> None:
+    """Raise a `UserError` unless `s` is None, a whole number of at least 1, or several of them."""
+    values = s if isinstance(s, tuple) else (s,)
+    if s is not None and (
+        not values or any(type(value) is not int or value < 1 for value in values)
+    ):
+        raise UserError(f"s must be whole numbers of at least 1, got {s!r}")

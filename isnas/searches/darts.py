@@ -15,26 +15,25 @@ whose last product is approximated by central differences of grad_alpha L_t (DAR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from ..codes.softmax import SoftmaxCode
 from ..networks.core import CellNetwork, Coefficients
-from ..networks.operations import BYPASS, BatchNorm, bypassing
-from ..runs.directory import Run
-from ..runs.options import RunOptions
-from ..runs.training import hits
+from ..networks.operations import BYPASS, bypassing, kept_statistics
+from ..networks.registry import family
+from ..runs.training import named
 from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions, Composition
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
-from ..tasks.images import Dataset
-from .base import Batch, SupernetSearch
+from ..tasks.base import Task
+from .base import Setting, SupernetSearch, check_s
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -46,18 +45,15 @@ RADIUS = 0.01
 
 
 @dataclass(frozen=True)
-class DartsOptions(RunOptions):
-    """Options of DARTS and PC-DARTS; `epochs`, `channels`, ... are the search network's.
-
-    The presets are DARTS's, `quick` and `paper`, and PC-DARTS's, `pc-quick` and `pc-paper`. The quick ones have ten
-    times the published learning rates of the architecture, for a hundredth of the steps.
+class DartsOptions(BaseOptions):
+    """Options of DARTS.
 
     Parameters
     ----------
-    s : int or tuple of int
-        Edges that a node keeps; one number for all nodes or one for each node of a cell.
+    s : int or tuple of int or None
+        Edges that a node keeps; one number for all nodes or one for each node of a cell; by default the space's.
     order : int
-        Of the approximation of the architecture's gradient: 1 or 2.
+        Order of the approximation of the architecture's gradient: 1 or 2.
     partial : int
         The operations of the search work on one of so many parts of the channels; 1: on all of them (PC-DARTS: 4).
     edge_weights : bool
@@ -65,41 +61,11 @@ class DartsOptions(RunOptions):
     warm_up : int
         Epochs at the beginning in which the architecture is not touched.
     architecture_learning_rate : float
-        Of the architecture's weights (Adam).
+        Learning rate of the architecture's weights (Adam).
     architecture_weight_decay : float
-        Of the architecture's weights.
+        Weight decay of the architecture's weights.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {},
-        "paper": {
-            "data": "cifar10",
-            "channels": 16,
-            "cells": 8,
-            "batch_size": 64,
-            "epochs": 50,
-            "learning_rate": 0.025,
-            "architecture_learning_rate": 3e-4,
-        },
-        "pc-quick": {
-            "partial": 4,
-            "edge_weights": True,
-            "warm_up": 5,
-            "architecture_learning_rate": 6e-3,
-        },
-        "pc-paper": {
-            "data": "cifar10",
-            "channels": 16,
-            "cells": 8,
-            "batch_size": 256,
-            "epochs": 50,
-            "learning_rate": 0.1,
-            "partial": 4,
-            "edge_weights": True,
-            "warm_up": 15,
-            "architecture_learning_rate": 6e-4,
-        },
-    }
     least: ClassVar[dict[str, float]] = {
         "order": 1,
         "partial": 1,
@@ -109,8 +75,7 @@ class DartsOptions(RunOptions):
     }
     most: ClassVar[dict[str, float]] = {"order": 2}
 
-    min_learning_rate: float = 0.001
-    s: int | tuple[int, ...] = 2
+    s: int | tuple[int, ...] | None = None
     order: int = 1
     partial: int = 1
     edge_weights: bool = False
@@ -120,57 +85,73 @@ class DartsOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.s if isinstance(self.s, tuple) else (self.s,), default=0) < 1:
-            raise UserError(f"s must be whole numbers of at least 1, got {self.s!r}")
-        if self.warm_up >= self.epochs:
-            raise UserError(
-                f"warm_up must be below epochs, {self.epochs}, or nothing is searched; "
-                f"got {self.warm_up}"
-            )
+        check_s(self.s)
 
 
 class DartsSearch(SupernetSearch):
     """Search by gradients of softmax weights.
 
-    In every step first the architecture follows the loss on a batch of the second half of the training data, then the
-    weights follow the loss on a batch of the first. The architecture's passes leave the gathered statistics of the
-    batch norms as they were.
+    In every step first the architecture follows the loss on a batch of the data to choose by, then the weights follow
+    the loss on a batch of theirs. The architecture's passes leave the gathered statistics of the batch norms as they
+    were. The quick learning rate of the architecture is ten times the published one, for a hundredth of the steps.
 
     Parameters
     ----------
     supernet : CellNetwork
-        Of the space and with the options that `supernet_space` and `network_changes` return.
-    options : DartsOptions
-    dataset : Dataset
-    device : torch.device
+        Of the space that `supernet_space` returns.
+    setting : Setting
 
     Raises
     ------
     UserError
-        When the super-net's partial channels are not those of the options.
+        When the super-net's partial channels are not those of the options, or nothing would be searched.
     """
 
     title = "DARTS"
-    options: DartsOptions
+    method_options = DartsOptions
     radius = RADIUS
+    presets: ClassVar = {
+        "paper": {
+            "darts": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 8,
+                "batch_size": 64,
+                "epochs": 50,
+                "learning_rate": 0.025,
+                "architecture_learning_rate": 3e-4,
+            },
+            # the searches of the benchmark (Dong & Yang, ICLR 2020)
+            "nasbench201": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 5,
+                "batch_size": 64,
+                "epochs": 50,
+                "learning_rate": 0.025,
+                "weight_decay": 5e-4,
+                "architecture_learning_rate": 3e-4,
+            },
+        }
+    }
 
-    def __init__(
-        self,
-        supernet: CellNetwork,
-        options: DartsOptions,
-        dataset: Dataset,
-        device: torch.device,
-    ) -> None:
-        super().__init__(supernet, options, dataset, device)
-        if supernet.options.partial != options.partial:
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        options = self.options.method
+        partial = getattr(supernet.options, "partial", 1)
+        if partial != options.partial:
             raise UserError(
-                f"the super-net has partial = {supernet.options.partial}, the options have "
-                f"{options.partial}"
+                f"the super-net has partial = {partial}, the options have {options.partial}"
+            )
+        if options.warm_up >= self.epochs:
+            raise UserError(
+                f"warm_up must be below epochs, {self.epochs}, or nothing is searched; "
+                f"got {options.warm_up}"
             )
         code = SoftmaxCode(
-            supernet.space, options.s, edge_weights=options.edge_weights, seed=options.seed
+            supernet.space, options.s, edge_weights=options.edge_weights, seed=self.seed
         )
-        self.code = code.to(device)
+        self.code = code.to(self.device)
         self.code_optimizer = torch.optim.Adam(
             self.code.parameters(),
             lr=options.architecture_learning_rate,
@@ -178,14 +159,14 @@ class DartsSearch(SupernetSearch):
             weight_decay=options.architecture_weight_decay,
         )
 
-    @staticmethod
-    def network_changes(options: DartsOptions) -> dict[str, Any]:
-        changes = SupernetSearch.network_changes(options)
-        return {**changes, "partial": options.partial} if options.partial > 1 else changes
+    @classmethod
+    def network_changes(cls, setting: Setting) -> dict[str, Any]:
+        partial = setting.options.method.partial
+        return {"partial": partial} if partial > 1 else {}
 
-    @staticmethod
-    def supernet_space(space: Space, options: DartsOptions) -> Space:
-        return bypassing(space) if options.partial > 1 else space
+    @classmethod
+    def supernet_space(cls, space: Space, options: Composition) -> Space:
+        return bypassing(space) if options.method.partial > 1 else space
 
     def genotype(self) -> Genotype:
         return self.code.genotype()
@@ -193,7 +174,7 @@ class DartsSearch(SupernetSearch):
     def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
         """Return the coefficients that run a genotype alone, with partial channels the bypasses of its edges, too."""
         coefficients = super().alone(genotype)
-        if self.options.partial == 1:
+        if self.options.method.partial == 1:
             return coefficients
         bypass = self.space.primitives.index(BYPASS)
         for kind, part in coefficients.items():
@@ -202,12 +183,12 @@ class DartsSearch(SupernetSearch):
             coefficients[kind] = Coefficients(part.values.new_ones(len(places)), places)
         return coefficients
 
-    def train_step(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
+    def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
         # of the step that is unrolled, too
         self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
         metrics = {}
-        if self.epoch >= self.options.warm_up:
+        if self.epoch >= self.options.method.warm_up:
             with kept_statistics(self.network):
                 gradients, metrics = self.architecture_gradients(train, valid)
             for parameter, gradient in zip(self.code.parameters(), gradients, strict=True):
@@ -219,21 +200,21 @@ class DartsSearch(SupernetSearch):
         return {**self.train_weights(train, coefficients), **metrics}
 
     def architecture_gradients(
-        self, train: Batch, valid: Batch
+        self, train: Any, valid: Any
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradient of every parameter of the code, and the metrics of the validation batch.
 
         With second order these are those of the unrolled weights.
         """
         code = list(self.code.parameters())
-        if self.options.order == 1:
+        if self.options.method.order == 1:
             with self.weights.fixed():
-                loss, logits = self._loss({}, valid)
+                loss, metrics = self._loss({}, valid)
             gradients = list(torch.autograd.grad(loss, code))
         else:
             rate = self.weights.optimizer.param_groups[0]["lr"]
             weights, unrolled = self._unroll(train)
-            loss, logits = self._loss(unrolled, valid)
+            loss, metrics = self._loss(unrolled, valid)
             both = torch.autograd.grad(loss, [*code, *unrolled.values()])
             vector = dict(zip(unrolled, both[len(code) :], strict=True))
             del unrolled  # as large as the network
@@ -246,16 +227,17 @@ class DartsSearch(SupernetSearch):
             gradients = [
                 first - rate * other for first, other in zip(both[: len(code)], second, strict=True)
             ]
-        return gradients, {"valid_loss": loss.detach(), "valid_accuracy": hits(logits, valid[1])}
+        return gradients, named("valid", metrics)
 
-    def _loss(self, weights: NamedWeights, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss and the scores with these weights, and the present ones where there are none."""
-        x, y = batch
-        with self.weights.precision(x.device):
-            logits = functional_call(self.network, dict(weights), (x, self.code.coefficients()))
-        return self.weights.cross_entropy(logits, y), logits
+    def _loss(self, weights: NamedWeights, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the metrics with these weights, and the present ones where there are none."""
 
-    def _unroll(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        def run(*inputs: Any, **named: Any) -> Any:
+            return functional_call(self.network, dict(weights), inputs, named)
+
+        return self.weights.loss(batch, self.code.coefficients(), run=run)
+
+    def _unroll(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the weights that a step moves, and these after a step of SGD on a batch (not clipped, as in DARTS).
 
         The step has the momentum, weight decay and learning rate that the next one of the weights will have. The
@@ -281,12 +263,52 @@ class DartsSearch(SupernetSearch):
             weight.requires_grad_()
         return before, after
 
-    def end_epoch(self, run: Run) -> dict[str, Any]:
-        return {"genotype": str(self.genotype())}
-
     def stateful(self) -> dict[str, Any]:
         parts = {"code": self.code, "code_optimizer": self.code_optimizer}
-        return {**self.weights.stateful(), **parts}
+        return {**super().stateful(), **parts}
+
+
+class PcDartsSearch(DartsSearch):
+    """PC-DARTS: DARTS with partial channels, edge weights and a warm-up of the weights."""
+
+    title = "PC-DARTS"
+    budgeted = ("epochs", "warm_up")
+    least_epochs = 2
+    probe_epochs = 3
+    defaults: ClassVar = {
+        **DartsSearch.defaults,
+        "partial": 4,
+        "edge_weights": True,
+        "warm_up": 5,
+        "architecture_learning_rate": 6e-3,
+    }
+    presets: ClassVar = {
+        "paper": {
+            "darts": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 8,
+                "batch_size": 256,
+                "epochs": 50,
+                "learning_rate": 0.1,
+                "min_learning_rate": 0.0,
+                "warm_up": 15,
+                "architecture_learning_rate": 6e-4,
+            }
+        }
+    }
+
+    @classmethod
+    def why_not(cls, space: Space, task: Task) -> str | None:
+        if "partial" not in family(space).options.given:
+            return "its networks have no channels of which operations could work on a part"
+        return None
+
+    @classmethod
+    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
+        """Return the options that keep the warm-up's share of the schedule."""
+        share = options.method.warm_up / options.optimizer.epochs
+        return {"epochs": epochs, "warm_up": min(round(epochs * share), epochs - 1)}
 
 
 def mixed_product(
@@ -322,16 +344,3 @@ def mixed_product(
         for sign in (1, -1)
     )
     return [(up - down) / (2 * epsilon) for up, down in zip(plus, minus, strict=True)]
-
-
-@contextmanager
-def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Keep the batch norms' gathered statistics as they are inside the block, in training mode, too."""
-    norms = [(each, each.momentum) for each in network.modules() if isinstance(each, BatchNorm)]
-    for norm, _ in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in norms:
-            norm.momentum = momentum

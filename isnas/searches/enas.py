@@ -16,11 +16,9 @@ import torch
 
 from ..codes.controller import Controller, Reinforce, Sample
 from ..networks.core import CellNetwork
-from ..runs.directory import Run
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
-from ..tasks.images import Batches, Dataset
-from .base import Batch
+from .base import Setting
 from .path_search import PathOptions, PathSearch
 
 BETAS, EPSILON = (0.0, 0.999), 1e-3
@@ -64,24 +62,6 @@ class EnasOptions(PathOptions):
         How many times smaller the bound is for operations.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {},
-        "paper": {
-            "data": "cifar10",
-            "channels": 20,
-            "cells": 8,
-            "batch_size": 160,
-            "epochs": 150,
-            "min_learning_rate": 0.0005,
-            "weight_decay": 2e-4,
-            "controller_steps": 30,
-            "samples": 10,
-            "final_samples": 10,
-            "validation_images": 160,
-            "controller_learning_rate": 3.5e-3,
-            "baseline_decay": 0.99,
-        },
-    }
     least: ClassVar[dict[str, float]] = {
         "controller_steps": 1,
         "samples": 1,
@@ -94,7 +74,6 @@ class EnasOptions(PathOptions):
     below_one: ClassVar[tuple[str, ...]] = ("baseline_decay",)
     above_zero: ClassVar[tuple[str, ...]] = ("temperature", "tanh_constant", "op_tanh_reduce")
 
-    min_learning_rate: float = 0.001
     controller_steps: int = 4
     samples: int = 4
     final_samples: int = 20
@@ -119,23 +98,41 @@ class EnasSearch(PathSearch):
     controller : Controller
         On the CPU: its steps are too small for anything else.
     reinforce : Reinforce
-    reward_batches : Batches
+    reward_feed : Feed
     """
 
     title = "ENAS"
-    options: EnasOptions
+    method_options = EnasOptions
+    presets: ClassVar = {
+        "paper": {
+            "darts": {
+                "data": "cifar10",
+                "channels": 20,
+                "cells": 8,
+                "batch_size": 160,
+                "epochs": 150,
+                "min_learning_rate": 0.0005,
+                "weight_decay": 2e-4,
+                "controller_steps": 30,
+                "samples": 10,
+                "final_samples": 10,
+                "validation_amount": 160,
+                "controller_learning_rate": 3.5e-3,
+                "baseline_decay": 0.99,
+            }
+        }
+    }
 
-    def __init__(
-        self, supernet: CellNetwork, options: EnasOptions, dataset: Dataset, device: torch.device
-    ) -> None:
-        super().__init__(supernet, options, dataset, device)
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        options = self.options.method
         self.controller = Controller(
             self.choices,
             hidden=options.controller_hidden,
             temperature=options.temperature,
             tanh_constant=options.tanh_constant,
             op_tanh_reduce=options.op_tanh_reduce,
-            seed=options.seed,
+            seed=self.seed,
         )
         self.reinforce = Reinforce(
             self.controller,
@@ -146,45 +143,45 @@ class EnasSearch(PathSearch):
             betas=BETAS,
             epsilon=EPSILON,
         )
-        self.reward_batches = Batches(
-            dataset,
-            batch_size=options.batch_size,
-            indices=self.valid_batches.indices,
-            seed=options.seed,
+        self.reward_feed = self.task.code_feed(
+            self.data,
+            self.options.optimizer,
+            seed=self.seed,
             stream="rewards",
-            augment=False,
-            device=device,
+            device=self.device,
+            vary=False,
         )
 
     def sample(self, *names: str | int) -> Sample:
         """Sample an architecture from the controller; `names` say which."""
-        return self.controller.sample(generator(self.options.seed, *names))
+        return self.controller.sample(generator(self.seed, *names))
 
     @torch.no_grad()
     def path(self) -> Genotype:
         return self.choices.genotype(self.sample("controller path", self.epoch, self.step).chosen)
 
-    def rewarding(self) -> Iterator[Batch]:
+    def rewarding(self) -> Iterator[Any]:
         """Yield the batches of this epoch's rewards: they go on through the second half where the last ended."""
-        options = self.options
+        options = self.options.method
         first = self.epoch * options.controller_steps * options.samples
-        turn, start = divmod(first, len(self.reward_batches))
-        yield from self.reward_batches.epoch(turn, start)
+        turn, start = divmod(first, len(self.reward_feed))
+        yield from self.reward_feed.epoch(turn, start)
         for later in itertools.count(turn + 1):
-            yield from self.reward_batches.epoch(later)
+            yield from self.reward_feed.epoch(later)
 
     def train_controller(self) -> dict[str, float]:
         """Take the controller's steps of an epoch and return means over its samples."""
         batches = self.rewarding()
+        options = self.options.method
         rewards: list[float] = []
         entropies: list[float] = []
-        for step in range(self.options.controller_steps):
+        for step in range(options.controller_steps):
             samples = [
                 self.sample("controller sample", self.epoch, step, i)
-                for i in range(self.options.samples)
+                for i in range(options.samples)
             ]
             found = [
-                self.score(self.choices.genotype(sample.chosen), [next(batches)])
+                self.task.reward(self.score(self.choices.genotype(sample.chosen), [next(batches)]))
                 for sample in samples
             ]
             self.reinforce.step(samples, found)
@@ -194,19 +191,19 @@ class EnasSearch(PathSearch):
 
     def score_candidates(self) -> None:
         """Sample the last architectures and score them."""
-        images = list(self.validation(self.options.validation_images).epoch(0))
+        images = list(self.validation(self.options.method.validation_amount).epoch(0))
         self.scores.clear()
-        for i in range(self.options.final_samples):
+        for i in range(self.options.method.final_samples):
             with torch.no_grad():
                 genotype = self.choices.genotype(self.sample("final sample", i).chosen)
             if genotype not in self.scores:
                 self.scores[genotype] = self.score(genotype, images)
 
-    def end_epoch(self, run: Run) -> dict[str, Any]:
+    def end_epoch(self, run: Any) -> dict[str, Any]:
         return {**self.train_controller(), **super().end_epoch(run)}
 
     def describe(self, metrics: dict[str, Any]) -> str:
-        return f"{super().describe(metrics)}  reward {100 * metrics['reward']:.1f} %"
+        return f"{super().describe(metrics)}  reward {metrics['reward']:.3f}"
 
     def stateful(self) -> dict[str, Any]:
         # with the controller's weights

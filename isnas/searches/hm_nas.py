@@ -11,7 +11,8 @@ Reconstructed: the two softmaxes and their product; the joint training on all th
 that masks are binarised by a threshold with straight-through gradients while all else is fixed, with the constants of
 Piggyback (Mallya et al., ECCV 2018); that a node which loses everything keeps its strongest place; all shares of the
 epochs and learning rates, which follow DARTS where it has such a constant; fine-tuning in the super-net's own depth and
-width, with no drop path and no auxiliary head. For spaces with one operation per edge see `HierarchicalCode.survivors`.
+width, with no drop path and no auxiliary head. For spaces whose candidates are in groups see
+`HierarchicalCode.survivors`.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ from torch.func import functional_call
 from ..codes.hierarchical import HierarchicalCode, WeightMasks, operation_weights
 from ..networks.core import CellNetwork
 from ..networks.folding import fold
-from ..runs.directory import Run
-from ..runs.options import RunOptions
-from ..runs.training import Weights, code_optimizer, hits, send
+from ..runs.training import WeightTrainer, carried, named, to_device
 from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions
 from ..runtime.processes import averaging
+from ..runtime.randomness import generator
+from ..spaces.base import Space
 from ..spaces.genotype import Genotype
-from ..tasks.images import Batches, Dataset
-from .base import Batch, SupernetSearch
+from ..tasks.base import Feed, Task
+from .base import Setting, SupernetSearch
+from .two_stage import code_optimizer
 
 Phase = Literal["joint", "masks", "fine-tuning"]
 """What HM-NAS does in turn."""
 
 
 @dataclass(frozen=True)
-class HmNasOptions(RunOptions):
+class HmNasOptions(BaseOptions):
     """Options of HM-NAS.
 
     Parameters
     ----------
-    epochs : int
-        Of the three phases together: joint training, masks, fine-tuning; at least one of each.
     joint_share : float
         Share of the epochs in which weights and architecture weights are trained jointly.
     mask_share : float
@@ -66,25 +67,8 @@ class HmNasOptions(RunOptions):
         Of the masks (Adam).
     fine_tuning_learning_rate : float
         Of the found network's weights (SGD); it falls to 0 along a half cosine.
-    cutout : int or None
-        Side in pixels of the square cut out of images when fine-tuning; by default the data set's (16 for CIFAR).
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {},
-        # joint training as DARTS's search, 50 epochs; masks as Piggyback's, 30 epochs; the rest is ours
-        "paper": {
-            "data": "cifar10",
-            "channels": 16,
-            "cells": 8,
-            "epochs": 250,
-            "joint_share": 0.2,
-            "mask_share": 0.12,
-            "learning_rate": 0.025,
-            "code_learning_rate": 3e-4,
-            "mask_learning_rate": 1e-4,
-        },
-    }
     least: ClassVar[dict[str, float]] = {
         "init_scale": 0,
         "code_learning_rate": 0,
@@ -92,11 +76,9 @@ class HmNasOptions(RunOptions):
         "mask_threshold": 0,
         "mask_learning_rate": 0,
         "fine_tuning_learning_rate": 0,
-        "cutout": 0,
     }
     above_zero: ClassVar[tuple[str, ...]] = ("joint_share", "mask_share")
 
-    min_learning_rate: float = 0.001
     joint_share: float = 0.4
     mask_share: float = 0.2
     init_scale: float = 1e-3
@@ -106,12 +88,9 @@ class HmNasOptions(RunOptions):
     mask_threshold: float = 5e-3
     mask_learning_rate: float = 1e-3
     fine_tuning_learning_rate: float = 0.025
-    cutout: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 3:
-            raise UserError(f"epochs must be at least 3, one of each phase, got {self.epochs}")
         if self.joint_share + self.mask_share >= 1:
             raise UserError(
                 f"joint_share + mask_share must be below 1, to leave epochs for fine-tuning, got "
@@ -123,10 +102,18 @@ class HmNasOptions(RunOptions):
                 f"are on at first; got {self.mask_init}"
             )
 
-    def phase_ends(self) -> tuple[int, int]:
-        """Return the epochs at which joint training and mask learning end; every phase has one at least."""
-        joint = min(max(round(self.joint_share * self.epochs), 1), self.epochs - 2)
-        masks = min(max(round(self.mask_share * self.epochs), 1), self.epochs - joint - 1)
+    def phase_ends(self, epochs: int) -> tuple[int, int]:
+        """Return the epochs at which joint training and mask learning end; every phase has one at least.
+
+        Raises
+        ------
+        UserError
+            When there are fewer than three epochs.
+        """
+        if epochs < 3:
+            raise UserError(f"epochs must be at least 3, one of each phase, got {epochs}")
+        joint = min(max(round(self.joint_share * epochs), 1), epochs - 2)
+        masks = min(max(round(self.mask_share * epochs), 1), epochs - joint - 1)
         return joint, joint + masks
 
 
@@ -144,10 +131,8 @@ class HmNasSearch(SupernetSearch):
     Parameters
     ----------
     supernet : CellNetwork
-        Built with ``closing_norm="all"``.
-    options : HmNasOptions
-    dataset, device
-        See `SupernetSearch`.
+        One that can be folded.
+    setting : Setting
 
     Attributes
     ----------
@@ -166,41 +151,75 @@ class HmNasSearch(SupernetSearch):
     """
 
     title = "HM-NAS"
+    method_options = HmNasOptions
+    role = "fold"
+    least_epochs = 3
+    probe_epochs = 5
+    presets: ClassVar = {
+        # joint training as DARTS's search, 50 epochs; masks as Piggyback's, 30 epochs; the rest is ours
+        "paper": {
+            "darts": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 8,
+                "epochs": 250,
+                "joint_share": 0.2,
+                "mask_share": 0.12,
+                "learning_rate": 0.025,
+                "code_learning_rate": 3e-4,
+                "mask_learning_rate": 1e-4,
+            }
+        }
+    }
 
-    def __init__(
-        self, supernet: CellNetwork, options: HmNasOptions, dataset: Dataset, device: torch.device
-    ) -> None:
-        super().__init__(supernet, options, dataset, device)
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        options = self.options.method
         self.supernet = self.network
         self.phase: Phase = "joint"
-        self.phase_ends = options.phase_ends()
+        self.phase_ends = options.phase_ends(self.epochs)
         self.surviving_weights = 1.0
         self.code = HierarchicalCode(
             self.space,
             init_scale=options.init_scale,
             mask_init=options.mask_init,
             mask_threshold=options.mask_threshold,
-            seed=options.seed,
-        ).to(device)
+            seed=self.seed,
+        ).to(self.device)
         self.code_optimizer = code_optimizer([self.code.alpha, self.code.beta], options)
         self.weight_masks: WeightMasks | None = None
         self.mask_optimizer: torch.optim.Adam | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []  # weights and which of them are not masked out
-        self.train_batches, self.fine_tuning_batches = (
-            Batches(
-                dataset,
-                batch_size=options.batch_size,
-                seed=options.seed,
-                stream=stream,
-                augment=dataset.augmentation(cutout),
-                device=device,
-            )
-            for stream, cutout in (("hm-nas search", 0), ("hm-nas fine-tuning", options.cutout))
-        )
 
-    @staticmethod
-    def network_changes(options: RunOptions) -> dict[str, Any]:
-        return {"closing_norm": "all"}  # folding needs it
+    @classmethod
+    def why_not(cls, space: Space, task: Task) -> str | None:
+        if any(choice.least == choice.most for choice in space.choices):
+            return "its masks leave any number of places, where the space wants a given number"
+        return None
+
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        return {"regularization": task.regularization_options}
+
+    @classmethod
+    def network_changes(cls, setting: Setting) -> dict[str, Any]:
+        return setting.task.network_needs(setting.options.regularization)
+
+    def feeds(self) -> tuple[Feed, Feed]:
+        """Return all the training data twice: to search with, and for fine-tuning."""
+        common = {"seed": self.seed, "device": self.device}
+        return (
+            self.task.training_feed(
+                self.data, self.options.optimizer, stream="hm-nas search", **common
+            ),
+            self.task.training_feed(
+                self.data,
+                self.options.optimizer,
+                stream="hm-nas fine-tuning",
+                regularization=self.options.regularization,
+                **common,
+            ),
+        )
 
     def genotype(self) -> Genotype:
         """Return the architecture of the places that survive now: all of them until masks are learnt."""
@@ -212,44 +231,50 @@ class HmNasSearch(SupernetSearch):
 
     @property
     def steps(self) -> int:
-        return len(self.train_batches)
+        return len(self.train_feed)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield (images, labels) of all the training data."""
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """Yield batches of all the training data."""
         tuning = epoch >= self.phase_ends[1]
-        return (self.fine_tuning_batches if tuning else self.train_batches).epoch(epoch, start)
+        return (self.valid_feed if tuning else self.train_feed).epoch(epoch, start)
 
-    def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        x, y = batch
+    def train_step(self, batch: Any) -> dict[str, Tensor]:
         joint_end, masks_end = self.phase_ends
         if self.phase == "joint":
             self.weights.set_learning_rate(self.epoch / joint_end, self.epoch)
-            loss, logits = self.weights.loss(x, y, self.code.coefficients())
+            loss, metrics = self.weights.loss(batch, self.code.coefficients())
             loss.backward()
             self.weights.update()
             self.code_optimizer.step()
             self.code_optimizer.zero_grad(set_to_none=True)
         elif self.phase == "masks":
-            inputs = (x, self.code.masked_coefficients())
-            with self.weights.precision(x.device):
-                logits = functional_call(self.supernet, self.weight_masks(), inputs)
-            loss = self.weights.cross_entropy(logits, y)
+            masked = self.weight_masks()
+
+            def run(*inputs: Any, **named: Any) -> Any:
+                return functional_call(self.supernet, masked, inputs, named)
+
+            loss, metrics = self.weights.loss(batch, self.code.masked_coefficients(), run=run)
             loss.backward()
             self.mask_optimizer.step()
             self.mask_optimizer.zero_grad(set_to_none=True)
         else:
             done = (self.epoch - masks_end) / (self.epochs - masks_end)
             self.weights.set_learning_rate(done, self.epoch)
-            loss, logits = self.weights.loss(x, y)
+            names = ("drop path", "fine-tuning", self.epoch, self.step)
+            random = generator(self.seed, *names, device=self.device)
+            extra = self.task.regularize(
+                self.network, batch, self.options.regularization, done, None, random
+            )
+            loss, metrics = self.weights.loss(batch, **extra)
             loss.backward()
             for weight, kept in self._kept:
                 if weight.grad is not None:
                     # before clipping; with no gradient there is no momentum, and no decay of a zero
                     weight.grad.mul_(kept)
             self.weights.update()
-        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
+        return named("train", metrics)
 
-    def end_epoch(self, run: Run) -> dict[str, Any]:
+    def end_epoch(self, run: Any) -> dict[str, Any]:
         metrics: dict[str, Any] = {"phase": self.phase}
         if self.epoch + 1 == self.phase_ends[0]:
             self._begin_masks()
@@ -268,7 +293,7 @@ class HmNasSearch(SupernetSearch):
         self.phase = "masks"
         self.supernet.requires_grad_(False)
         self.weights.optimizer.state.clear()  # its momentum serves no more
-        options = self.options
+        options = self.options.method
         self.weight_masks = WeightMasks(
             self.supernet, mask_init=options.mask_init, mask_threshold=options.mask_threshold
         )
@@ -282,13 +307,13 @@ class HmNasSearch(SupernetSearch):
         self.supernet.requires_grad_(False)
         self.weight_masks = self.mask_optimizer = None
         found = fold(self.supernet, self.code.coefficients_at(self.code.survivors()))
-        self.network = send(found, self.device).train()
-        options = replace(
-            self.options,
-            learning_rate=self.options.fine_tuning_learning_rate,
+        self.network = to_device(found, self.device).train()
+        optimizer = replace(
+            self.options.optimizer,
+            learning_rate=self.options.method.fine_tuning_learning_rate,
             min_learning_rate=0.0,
         )
-        self.weights = Weights(self.network, options)
+        self.weights = WeightTrainer(self.network, self.task, optimizer, self.options.runtime)
         before = operation_weights(self.supernet)
         self._kept = [
             (weight, before[name] != 0) for name, weight in operation_weights(self.network).items()
@@ -306,7 +331,8 @@ class HmNasSearch(SupernetSearch):
         return text
 
     def stateful(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"supernet": self.supernet, "code": self.code}
+        feeds = carried(train_feed=self.train_feed, valid_feed=self.valid_feed)
+        parts: dict[str, Any] = {"supernet": self.supernet, "code": self.code, **feeds}
         if self.phase == "joint":
             return {
                 **parts,

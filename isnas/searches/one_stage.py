@@ -4,82 +4,153 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..codes.sparse import NodeRecovery, SparseCode
-from ..networks.core import CellNetwork, Coefficients, train_affine
+from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
+from ..networks.core import CellNetwork, train_affine
 from ..networks.counting import PlaceCosts
 from ..networks.folding import fold
-from ..runs.directory import Run
-from ..runs.loop import Stage
-from ..runs.options import TrainOptions
-from ..runs.training import Weights, code_optimizer, hits, send
+from ..runs.evaluation import EVALUATION_PRESETS
+from ..runs.training import named
 from ..runtime.errors import UserError
-from ..spaces.base import Space
+from ..runtime.options import BaseOptions, Composition
+from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
-from ..tasks.images import Batches, Dataset
-from .base import ones
-from .two_stage import changed_nodes
+from ..tasks.base import Feed, Task
+from .base import Setting, SupernetSearch
+from .two_stage import changed_nodes, code_optimizer
 
 DRAWS = 10_000
 """Codes that are drawn at most to find a first architecture within the size limit."""
 
 
-class OneStageTraining(Stage):
+@dataclass(frozen=True)
+class OneStageOptions(BaseOptions):
+    """Options of one-stage training: search inside the target network, then its normal schedule of `epochs`.
+
+    Parameters
+    ----------
+    code_learning_rate : float
+        Learning rate of the codes b (Adam).
+    code_weight_decay : float
+        Weight decay of the codes b.
+    search_epochs : int
+        Epochs of search at most; what is not frozen then is frozen as it is.
+    freeze_threshold : float
+        A node is frozen when its z moved by no more than this between two recoveries.
+    freeze_floor : float
+        A node is not frozen before ||z|| is this many times the threshold: it must have moved before it can settle.
+    size_limit : int or None
+        Refuse architectures whose discrete network has more parameters than this.
+    """
+
+    least: ClassVar[dict[str, float]] = {
+        "code_learning_rate": 0,
+        "code_weight_decay": 0,
+        "search_epochs": 1,
+        "freeze_threshold": 0,
+        "freeze_floor": 0,
+        "size_limit": 1,
+    }
+
+    code_learning_rate: float = 6e-3
+    code_weight_decay: float = 1e-3
+    search_epochs: int = 15
+    freeze_threshold: float = 1e-3
+    freeze_floor: float = 10.0
+    size_limit: int | None = None
+
+
+class OneStageTraining(SupernetSearch):
     """Search and training in one run, in the target network, on all the training data.
 
     While searching, weights and codes follow the same loss in the same backward pass, at the full learning rate. After
     every epoch z is recovered; a node that has settled is frozen: its coefficients stay, and its operations' batch
-    norms become trainable. When all are frozen the normal schedule of `options.epochs` begins.
+    norms become trainable. When all are frozen the normal schedule of `options.optimizer.epochs` begins.
     """
 
     title = "one-stage training"
+    method_options = OneStageOptions
+    role = "fold"
+    budgeted = ("epochs", "search_epochs")
+    least_epochs = 2
+    defaults: ClassVar[dict[str, Any]] = {
+        "min_learning_rate": 0.0,
+        "evaluation_epochs": 0,
+        "random_architectures": 0,
+    }
+    presets: ClassVar = {
+        "paper": {
+            "darts": {
+                **EVALUATION_PRESETS["paper"]["darts"],
+                "matrix": "uniform",
+                "code_learning_rate": 6e-4,
+                "search_epochs": 200,
+                "size_limit": 3_700_000,
+            }
+        },
+        # how long the search may take is ours: how long the published one took is not known
+        "imagenet": {
+            "darts": {
+                **EVALUATION_PRESETS["imagenet"]["darts"],
+                "matrix": "uniform",
+                "code_learning_rate": 6e-4,
+                "search_epochs": 100,
+            }
+        },
+    }
 
-    def __init__(
-        self,
-        supernet: CellNetwork,
-        options: TrainOptions,
-        dataset: Dataset,
-        device: torch.device,
-    ) -> None:
-        super().__init__()
-        self.options = options
-        self.device = device
-        self.space = supernet.space
-        self.network = send(supernet, device)
-        self.sizes = PlaceCosts(self.network)
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        # all but the candidates' norms: those are released when their node is frozen
+        train_affine(self.network, True)
         for cell in self.network.cells:
             train_affine(cell.nodes, False)
-        self.code = self._first_code().to(device)
-        self.weights = Weights(self.network, options)
-        self.code_optimizer = code_optimizer(self.code.parameters(), options)
+        self.limit = self.options.method.size_limit
+        self.sizes = PlaceCosts(self.network)
+        self.code = self._first_code().to(self.device)
+        self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.searched: int | None = None  # epochs of search, known when it has ended
         self._accept()
-        self.train_batches = Batches(
-            dataset,
-            batch_size=options.batch_size,
-            seed=options.seed,
+
+    def feeds(self) -> tuple[Feed, None]:
+        feed = self.task.training_feed(
+            self.data,
+            self.options.optimizer,
+            seed=self.seed,
             stream="one-stage",
-            augment=True,
-            cutout=options.cutout,
-            device=device,
+            device=self.device,
+            regularization=self.options.regularization,
         )
+        return feed, None
+
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        return {"code": SparseCodeOptions, "regularization": task.regularization_options}
+
+    @classmethod
+    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
+        """Return the options of a search for one half of the epochs, and training for the other."""
+        return {"search_epochs": epochs // 2, "epochs": epochs - epochs // 2}
+
+    @classmethod
+    def network_changes(cls, setting: Setting) -> dict[str, Any]:
+        return setting.task.network_needs(setting.options.regularization)
 
     def _first_code(self) -> SparseCode:
-        limit, least = (
-            self.options.size_limit,
-            self.sizes.least(self.options.per_node("s", self.space)),
-        )
+        limit = self.limit
+        least = self.sizes.least(self.options.code.places(self.space))
         if limit is not None and limit < least:
             raise UserError(
                 f"size_limit must be at least {least}, the parameters of the smallest architecture "
                 f"of this depth and width; got {limit}"
             )
         for draw in range(DRAWS):
-            code = SparseCode(self.space, self.options, seed=self.options.seed, draw=draw)
+            code = SparseCode(self.space, self.options.code, seed=self.seed, draw=draw)
             if self._small_enough(code):
                 return code
         raise UserError(
@@ -88,37 +159,38 @@ class OneStageTraining(Stage):
         )
 
     def _small_enough(self, code: SparseCode) -> bool:
-        limit = self.options.size_limit
-        return limit is None or self.sizes.parameters(code.places) <= limit
+        return self.limit is None or self.sizes.parameters(code.places) <= self.limit
 
     def _accept(self) -> None:
         """Remember the codes as they are, to come back to when a later architecture is too large."""
         self._accepted = None
-        if self.options.size_limit is not None:
+        if self.limit is not None:
             state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
             self._accepted = copy.deepcopy(state)
 
-    @staticmethod
-    def network_changes(options: TrainOptions) -> dict[str, Any]:
-        """Return how the super-net's options differ from those of a network that is trained."""
-        return {"closing_norm": "all", "auxiliary": options.auxiliary_weight > 0}
-
-    @staticmethod
-    def supernet_space(space: Space, options: TrainOptions) -> Space:
-        """Return the super-net's space: the space itself."""
-        return space
-
     def genotype(self) -> Genotype:
-        """Return the architecture that the search holds now."""
         return self.code.genotype()
-
-    def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
-        """Return the coefficients that run a genotype alone, see `isnas.searches.base.ones`."""
-        return ones(genotype, self.network, self.device)
 
     def trained_network(self) -> CellNetwork:
         """Return the network of the present architecture with its trained weights, folded."""
         return fold(self.network, self.code.coefficients())
+
+    def network_results(self) -> dict[str, Any]:
+        return {"search_epochs": self.searched, "folding_error": self.folding_error()}
+
+    @torch.no_grad()
+    def folding_error(self) -> float:
+        """Return the largest difference of the super-net's and the folded network's outputs on a batch.
+
+        Relative to the largest output, in evaluation mode; the networks are left as they are.
+        """
+        batch = next(iter(self.train_feed.epoch(0)))
+        folded = self.trained_network().eval()
+        training = self.network.training
+        expected = self.task.outputs(self.network.eval(), batch, self.code.coefficients())
+        self.network.train(training)
+        difference = (self.task.outputs(folded, batch) - expected).abs().max()
+        return float(difference / expected.abs().max())
 
     @property
     def searching(self) -> bool:
@@ -127,38 +199,41 @@ class OneStageTraining(Stage):
 
     @property
     def epochs(self) -> int:
-        searched = self.options.search_epochs if self.searched is None else self.searched
-        return searched + self.options.epochs
+        options = self.options
+        searched = options.method.search_epochs if self.searched is None else self.searched
+        return searched + options.optimizer.epochs
 
     @property
     def steps(self) -> int:
-        return len(self.train_batches)
+        return len(self.train_feed)
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Any) -> None:
         run.write_matrices(self.code)
         run.write_recovery(self.code.last_recovery, self.code.frozen)
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.train_batches.epoch(epoch, start)
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        return self.train_feed.epoch(epoch, start)
 
-    def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        x, y = batch
-        done = 0.0 if self.searched is None else (self.epoch - self.searched) / self.options.epochs
+    def train_step(self, batch: Any) -> dict[str, Tensor]:
+        done = 0.0
+        if self.searched is not None:
+            done = (self.epoch - self.searched) / self.options.optimizer.epochs
         self.weights.set_learning_rate(done, self.epoch)
         coefficients = self.code.coefficients()
-        kept = None
-        if self.options.drop_path > 0 and not self.searching:
-            rate = self.options.drop_path * done
-            kept = self.weights.kept(rate, x, coefficients, "one-stage", self.epoch, self.step)
-        loss, logits = self.weights.loss(x, y, coefficients, self.options.auxiliary_weight, kept)
+        names = ("drop path", "one-stage", self.epoch, self.step)
+        random = generator(self.seed, *names, device=self.device)
+        extra = self.task.regularize(
+            self.network, batch, self.options.regularization, done, coefficients, random
+        )
+        loss, metrics = self.weights.loss(batch, coefficients, **extra)
         loss.backward()
         self.weights.update()
         if self.searching:
             self.code_optimizer.step()
             self.code_optimizer.zero_grad(set_to_none=True)
-        return {"train_loss": loss.detach(), "train_accuracy": hits(logits, y)}
+        return named("train", metrics)
 
-    def end_epoch(self, run: Run) -> dict[str, Any]:
+    def end_epoch(self, run: Any) -> dict[str, Any]:
         if not self.searching:
             return {"phase": "training"}
         recovery = self.code.recover()
@@ -173,7 +248,7 @@ class OneStageTraining(Stage):
                 if not self.code.frozen[i] and self._settled(node):
                     self._freeze(i)
             self._accept()
-        if self.epoch + 1 == self.options.search_epochs:
+        if self.epoch + 1 == self.options.method.search_epochs:
             for i in range(len(recovery)):
                 self._freeze(i)
         if all(self.code.frozen):
@@ -189,8 +264,9 @@ class OneStageTraining(Stage):
 
     def _settled(self, node: NodeRecovery) -> bool:
         """Whether a node has stopped moving. A tiny z has not begun to, whatever the threshold says."""
-        threshold = self.options.freeze_threshold
-        return node.moved <= threshold and node.norm >= self.options.freeze_floor * threshold
+        options = self.options.method
+        threshold = options.freeze_threshold
+        return node.moved <= threshold and node.norm >= options.freeze_floor * threshold
 
     def _freeze(self, i: int) -> None:
         self.code.freeze(i)
@@ -198,20 +274,20 @@ class OneStageTraining(Stage):
 
     def _release(self, i: int) -> None:
         """Let the batch norms of a frozen node's operations be trained."""
-        kind, node = self.code.nodes[i]
-        places = [place for place in self.code.places[kind] if place.node == node]
-        train_affine(self.network.operations_at(kind, places), True)
+        choice = self.code.choices[i]
+        places = [choice.candidates[k] for k in self.code.support[i]]
+        train_affine(self.network.operations_at(choice.kind, places), True)
 
     def describe(self, metrics: dict[str, Any]) -> str:
         text = super().describe(metrics)
         if metrics["phase"] == "search":
-            frozen = f"{metrics['frozen']}/{len(self.code.nodes)}"
+            frozen = f"{metrics['frozen']}/{len(self.code.choices)}"
             text += f"  frozen {frozen}  supports changed: {metrics['supports_changed']}"
         return text
 
     def stateful(self) -> dict[str, Any]:
         parts = {"code": self.code, "code_optimizer": self.code_optimizer}
-        return {**self.weights.stateful(), **parts}
+        return {**super().stateful(), **parts}
 
     def state_dict(self) -> dict[str, Any]:
         own = {"searched": self.searched, "accepted": self._accepted}

@@ -1,9 +1,9 @@
-"""What searches that train one sampled architecture in each step have in common: random sharing and ENAS."""
+"""Searches that train one sampled architecture in each step: what random sharing and ENAS have in common."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,49 +11,47 @@ import torch
 
 from ..codes.choices import Choices
 from ..networks.core import CellNetwork
-from ..runs.directory import Run
-from ..runs.options import RunOptions
-from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
-from ..tasks.images import Batches, Dataset
-from .base import Batch, SupernetSearch, scoring_batches, shared_accuracy
+from ..tasks.base import Measure
+from .base import Setting, SupernetSearch, check_s
 
 
 @dataclass(frozen=True)
-class PathOptions(RunOptions):
-    """What these searches need besides.
+class PathOptions(BaseOptions):
+    """Options of searches that train one sampled architecture in each step.
 
     Parameters
     ----------
-    s : int or tuple of int
-        Operations of a node, one number for all nodes or one for each; not used where an edge has one choice.
-    validation_images : int
-        Images of the second half that an architecture is scored on, at most; whole batches of them.
+    s : int or tuple of int or None
+        Operations of a node, one number for all nodes or one for each; by default the space's. Not used where the space
+        leaves no choice.
+    validation_amount : int
+        How much of the data to choose by an architecture is scored on, at most, in units of the task; whole batches.
     """
 
-    least: ClassVar[dict[str, float]] = {"validation_images": 1}
+    least: ClassVar[dict[str, float]] = {"validation_amount": 1}
 
-    s: int | tuple[int, ...] = 2
-    validation_images: int = 256
+    s: int | tuple[int, ...] | None = None
+    validation_amount: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = self.s if isinstance(self.s, tuple) else (self.s,)
-        if not values or any(value < 1 for value in values):
-            raise UserError(f"s must be whole numbers of at least 1, got {self.s!r}")
+        check_s(self.s)
 
 
 class Scores(dict[Genotype, float]):
     """Architectures with their scores, in the order in which they were drawn."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, measure: Measure) -> None:
         super().__init__()
         self.space = space
+        self.measure = measure
 
     def best(self) -> Genotype:
-        """Return the architecture with the highest score; of ties the first."""
-        return max(self, key=self.__getitem__)
+        """Return the architecture with the best score; of ties the first."""
+        return max(self, key=lambda genotype: self.measure.score(self[genotype]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -69,31 +67,21 @@ class Scores(dict[Genotype, float]):
 class PathSearch(SupernetSearch):
     """Search in whose steps the weights learn with one sampled architecture each: a path through the super-net.
 
-    An epoch's batches are those of the first half of the training data. At the end of the last epoch some architectures
-    are scored by the shared weights on images of the second half; the best is the result.
-
-    Parameters
-    ----------
-    supernet, options, dataset, device
-        See `SupernetSearch`.
+    An epoch's batches are those of the weights' part of the training data. At the end of the last epoch some
+    architectures are scored by the shared weights on data of the other part; the best is the result.
 
     Attributes
     ----------
     choices : Choices
         What is sampled from.
     scores : Scores
-        The last architectures and their accuracies, 0 to 1; empty before the end.
+        The last architectures and their scores; empty before the end.
     """
 
-    options: PathOptions
-
-    def __init__(
-        self, supernet: CellNetwork, options: PathOptions, dataset: Dataset, device: torch.device
-    ) -> None:
-        super().__init__(supernet, options, dataset, device)
-        self.dataset = dataset
-        self.choices = Choices(self.space, options.s)
-        self.scores = Scores(self.space)
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        self.choices = Choices(self.space, self.options.method.s)
+        self.scores = Scores(self.space, self.task.measure)
 
     @abstractmethod
     def path(self) -> Genotype:
@@ -120,42 +108,34 @@ class PathSearch(SupernetSearch):
 
     @property
     def steps(self) -> int:
-        return len(self.train_batches)
+        return len(self.train_feed)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """Yield (images, labels) of the first half for every step."""
-        return self.train_batches.epoch(epoch, start)
+        """Yield a batch to train weights on for every step."""
+        return self.train_feed.epoch(epoch, start)
 
-    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def train_step(self, batch: Any) -> dict[str, torch.Tensor]:
         return self.train_weights(batch, self.alone(self.path()))
 
-    def end_epoch(self, run: Run) -> dict[str, Any]:
+    def end_epoch(self, run: Any) -> dict[str, Any]:
         if self.epoch + 1 < self.epochs:
             return {}
         self.score_candidates()
         best = self.genotype()
-        return {"genotype": str(best), "genotype_accuracy": self.scores[best]}
+        return {"genotype": str(best), "genotype_score": self.scores[best]}
 
     def describe(self, metrics: dict[str, Any]) -> str:
         text = super().describe(metrics)
-        if "genotype_accuracy" in metrics:
-            text += f"  shared accuracy of the best {100 * metrics['genotype_accuracy']:.1f} %"
+        if "genotype_score" in metrics:
+            measure = self.task.measure
+            text += (
+                f"  shared {measure.name} of the best {measure.show(metrics['genotype_score'], 1)}"
+            )
         return text
 
     def stateful(self) -> dict[str, Any]:
-        return {**self.weights.stateful(), "scores": self.scores}
+        return {**super().stateful(), "scores": self.scores}
 
-    def validation(self, images: int | None = None) -> Batches:
-        """Return batches of the second half to score architectures by, see `scoring_batches`."""
-        return scoring_batches(
-            self.dataset,
-            seed=self.options.seed,
-            batch_size=self.options.batch_size,
-            device=self.device,
-            images=images,
-            name="validation images",
-        )
-
-    def score(self, genotype: Genotype, batches: Iterable[Batch]) -> float:
-        """Return the accuracy, 0 to 1, of an architecture with the shared weights."""
-        return shared_accuracy(self.network, self.alone(genotype), batches)
+    def validation(self, amount: int | None = None) -> Any:
+        """Return always the same batches to score architectures by, see `Task.scoring_feed`."""
+        return self.scoring_feed(amount, "validation images")

@@ -6,7 +6,7 @@ Random architectures train the super-net's weights, one in each step; then the w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
@@ -29,26 +29,11 @@ class RandomSharingOptions(PathOptions):
     candidates : int
         Random architectures that are ranked in the end; one drawn twice is scored once.
     finalists : int
-        The best of them that are scored again, on all images of the second half; 0: none.
+        The best of them that are scored again, on all the data to choose by; 0: none.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {},
-        "paper": {
-            "data": "cifar10",
-            "channels": 16,
-            "cells": 8,
-            "epochs": 100,
-            "learning_rate": 0.025,
-            "clip": 0.25,
-            "candidates": 3000,
-            "validation_images": 640,
-            "finalists": 30,
-        },
-    }
     least: ClassVar[dict[str, float]] = {"candidates": 1, "finalists": 0}
 
-    min_learning_rate: float = 0.001
     candidates: int = 50
     finalists: int = 0
 
@@ -57,21 +42,38 @@ class RandomSharingSearch(PathSearch):
     """Search of a genotype by a super-net that random architectures train."""
 
     title = "random search with weight sharing"
-    options: RandomSharingOptions
+    method_options = RandomSharingOptions
+    presets: ClassVar = {
+        "paper": {
+            "darts": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 8,
+                "epochs": 100,
+                "learning_rate": 0.025,
+                "clip": 0.25,
+                "candidates": 3000,
+                "validation_amount": 640,
+                "finalists": 30,
+            }
+        }
+    }
 
     def path(self) -> Genotype:
-        random = generator(self.options.seed, "random path", self.epoch, self.step)
+        random = generator(self.seed, "random path", self.epoch, self.step)
         return self.choices.random(random)
 
     def score_candidates(self) -> None:
         """Score the candidates, and of the finalists, if any, once more: then only they are in `scores`."""
-        options = self.options
-        random = generator(options.seed, "candidates")
+        options = self.options.method
+        random = generator(self.seed, "candidates")
         drawn = dict.fromkeys(self.choices.random(random) for _ in range(options.candidates))
-        images = list(self.validation(options.validation_images).epoch(0))
+        images = list(self.validation(options.validation_amount).epoch(0))
         scores = {genotype: self.score(genotype, images) for genotype in drawn}
         if options.finalists:
-            best = sorted(scores, key=lambda genotype: -scores[genotype])[: options.finalists]
+            measure = self.task.measure
+            ranked = sorted(scores, key=lambda genotype: -measure.score(scores[genotype]))
+            best = ranked[: options.finalists]
             everything = self.validation()
             scores = {genotype: self.score(genotype, everything.epoch(0)) for genotype in best}
         self.scores.clear()

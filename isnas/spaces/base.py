@@ -1,25 +1,23 @@
-"""Search spaces: the nodes of a cell, what each may read, and the places where an operation can stand.
+"""Search spaces: what is decided, between which candidates, and how a found architecture is written.
 
-A cell is a directed acyclic graph. Its states are numbered: first the cell's inputs, then its nodes in order. Node `j`
-(counted from 0) may read each earlier state through each candidate operation. One such possibility, (node, source,
-operation), is a *place*. Codes say which places are active; the super-net runs these and nothing else.
+A cell is a directed acyclic graph. Its states are numbered: first the cell's inputs, then its nodes in order. A node
+may read earlier states through candidate operations. One such possibility, (node, source, operation), is a *place*.
+What is decided at once, by one vector z, is a *choice*: some candidate places and how many of them may be active. Codes
+say which places are active; a super-net runs these and nothing else.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-PRIMITIVES = (
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-"""The candidate operations of the method: those of DARTS without `none`."""
+from ..runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from .genotype import Genotype
 
 
 class Place(NamedTuple):
@@ -34,8 +32,65 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What is decided at once: which of some candidate places of a node are active.
+
+    Parameters
+    ----------
+    kind : str
+        The kind of cell.
+    node : int
+        The node that reads.
+    candidates : tuple of Place
+        In the order of the vector z.
+    groups : tuple of int or None
+        The group of each candidate, 0, 1, ..., of which one may be active at most; None: all may be.
+    least, most : int
+        Bounds of the number of active candidates.
+    s : int
+        The number that a code with a fixed number keeps by default.
+    name : str
+        What tells the choices of a node apart where it has several.
+    """
+
+    kind: str
+    node: int
+    candidates: tuple[Place, ...]
+    groups: tuple[int, ...] | None
+    least: int
+    most: int
+    s: int
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in files, such as ``normal.2``."""
+        return ".".join(filter(None, (self.kind, str(self.node), self.name)))
+
+    @property
+    def label(self) -> str:
+        """Its name for people, such as ``normal 2``."""
+        return self.key.replace(".", " ")
+
+    @cached_property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The candidates of each group, as indices; of one group each where all may be active."""
+        if self.groups is None:
+            return tuple((i,) for i in range(len(self.candidates)))
+        found: dict[int, list[int]] = {}
+        for i, group in enumerate(self.groups):
+            found.setdefault(group, []).append(i)
+        return tuple(map(tuple, found.values()))
+
+    @property
+    def optional(self) -> bool:
+        """Whether a group may stay empty, where there are groups."""
+        return self.least < len(self.members)
+
+
+@dataclass(frozen=True)
 class Space:
-    """A cell search space.
+    """A search space of cells whose nodes keep some of all their candidates; other spaces are subclasses.
 
     Parameters
     ----------
@@ -47,18 +102,35 @@ class Space:
         States that a cell is given.
     kinds : tuple of str
         Kinds of cell; all cells of a kind share one architecture.
-    one_per_edge : bool
-        Whether a node reads each earlier state through one operation at most.
     output : tuple of int
         The states that make up a cell's output; empty: all nodes.
+
+    Class attributes
+    ----------------
+    name : str
+        Name in the registry.
+    network : str
+        Name of the family of networks that are made of it.
+    task : str
+        Name of the task that these networks are for.
+    parameters : tuple of str
+        The fields that a user can choose.
+    skips : tuple of str
+        The primitives that pass a state on as it is.
     """
 
-    primitives: tuple[str, ...] = PRIMITIVES
-    nodes: int = 4
-    inputs: int = 2
-    kinds: tuple[str, ...] = ("normal", "reduction")
-    one_per_edge: bool = False
+    primitives: tuple[str, ...]
+    nodes: int
+    inputs: int
+    kinds: tuple[str, ...]
     output: tuple[int, ...] = ()
+
+    name: ClassVar[str] = ""
+    network: ClassVar[str] = ""
+    task: ClassVar[str] = "images"
+    parameters: ClassVar[tuple[str, ...]] = ()
+    skips: ClassVar[tuple[str, ...]] = ("skip_connect",)
+    default_s: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if len(set(self.primitives)) != len(self.primitives) or not self.primitives:
@@ -69,33 +141,73 @@ class Space:
                 f"nodes={self.nodes}, inputs={self.inputs}, kinds={self.kinds}"
             )
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Space:
-        """Build a space from what `dataclasses.asdict` and JSON made of one."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON, see `isnas.spaces.from_json`."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    # What is decided
 
     def candidates(self, node: int) -> tuple[Place, ...]:
-        """Return the places of `node`, by source and then by operation: the order of its vector z."""
+        """Return the places of `node`, by source and then by operation."""
         return tuple(
             Place(node, source, operation)
             for source in range(self.inputs + node)
             for operation in range(len(self.primitives))
         )
 
-    def groups(self, node: int) -> tuple[int, ...] | None:
-        """Return the group of each candidate of `node`, of which one may be active; None where all may be."""
-        if not self.one_per_edge:
-            return None
-        return tuple(place.source for place in self.candidates(node))
+    def choices_of(self, kind: str, node: int) -> tuple[Choice, ...]:
+        """Return what is decided at a node of a kind of cell."""
+        candidates = self.candidates(node)
+        n = len(candidates)
+        return (Choice(kind, node, candidates, None, 1, n, min(self.default_s, n)),)
 
-    def most(self, node: int) -> int:
-        """Return how many candidates of `node` can be active at most."""
-        groups = self.groups(node)
-        return len(self.candidates(node)) if groups is None else len(set(groups))
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """All that is decided, kind by kind and node by node."""
+        return tuple(
+            choice
+            for kind in self.kinds
+            for node in range(self.nodes)
+            for choice in self.choices_of(kind, node)
+        )
+
+    def choices_of_kind(self) -> int:
+        """Return how many choices a kind of cell has; all have as many."""
+        return len(self.choices) // len(self.kinds)
 
     def places(self) -> tuple[Place, ...]:
         """Return all places of a cell, node by node."""
-        return tuple(place for node in range(self.nodes) for place in self.candidates(node))
+        return tuple(
+            place
+            for choice in self.choices
+            if choice.kind == self.kinds[0]
+            for place in choice.candidates
+        )
+
+    def numbers(self, name: str, value: int | Sequence[int] | None) -> tuple[int, ...] | None:
+        """Return one number for each choice of a kind of cell: what an option like ``s`` stands for.
+
+        Parameters
+        ----------
+        name : str
+            Of the option, for messages.
+        value : int, sequence of int or None
+            One number for all, or one for each; None: none is given.
+
+        Raises
+        ------
+        UserError
+            When there are as many numbers as there are neither choices nor ones.
+        """
+        if value is None:
+            return None
+        number = self.choices_of_kind()
+        values = (value,) * number if isinstance(value, int) else tuple(value)
+        if len(values) != number:
+            raise UserError(f"{name} has {len(values)} values; a cell has {number} nodes")
+        return values
+
+    # Words
 
     @property
     def concat(self) -> tuple[int, ...]:
@@ -106,6 +218,63 @@ class Space:
         """Return the place in words, e.g. ``sep_conv_3x3<0``: the operation and the state that it reads."""
         return f"{self.primitives[place.operation]}<{place.source}"
 
+    def place_key(self, place: Place) -> str:
+        """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
+        return f"node{place.node}_from{place.source}_{self.primitives[place.operation]}"
 
-DARTS_SPACE = Space()
-"""The space of the method's experiments: normal and reduction cells of four nodes, seven operations."""
+    def state_label(self, state: int) -> str:
+        """Return the name of a state in pictures; in mathematical text between dollars."""
+        return str(state - self.inputs) if state >= self.inputs else f"in {state}"
+
+    # Genotypes
+
+    @property
+    def published(self) -> Mapping[str, Genotype]:
+        """Published architectures by name."""
+        return {}
+
+    def check(self, genotype: Genotype) -> None:
+        """Raise a `UserError` that names what does not fit, unless the genotype is one of this space."""
+        if genotype.kinds != self.kinds:
+            raise UserError(
+                f"genotype has the cells {', '.join(genotype.kinds)}; expected {', '.join(self.kinds)}"
+            )
+        for kind, cell in genotype.cells:
+            if cell.inputs != self.inputs or len(cell.nodes) != self.nodes:
+                raise UserError(
+                    f"{kind} cell has {len(cell.nodes)} nodes and {cell.inputs} inputs; "
+                    f"expected {self.nodes} nodes and {self.inputs} inputs"
+                )
+            for edges in cell.nodes:
+                for edge in edges:
+                    if edge.operation not in self.primitives:
+                        raise UserError(
+                            f"{kind} cell has the unknown operation {edge.operation!r}; "
+                            f"known are {', '.join(self.primitives)}"
+                        )
+
+    def format(self, genotype: Genotype) -> str:
+        """Return the text form of a genotype; by default DARTS's, see `isnas.spaces.text`."""
+        from .text import format_cells
+
+        return format_cells(genotype)
+
+    def parse(self, text: str) -> Genotype:
+        """Read the text form of a genotype. Nothing in the text is executed.
+
+        Raises
+        ------
+        UserError
+            When the text is not of that form or does not describe a genotype of the space.
+        """
+        from .text import parse_cells
+
+        return parse_cells(text, self)
+
+    @classmethod
+    def reading(cls, text: str) -> Space | None:
+        """Return the space of this class that a genotype's text form is of; None where it is not of such a form."""
+        from .text import names_kinds
+
+        space = cls()  # type: ignore[call-arg]
+        return space if names_kinds(text, space) else None

@@ -1,27 +1,26 @@
-"""Genotypes: found architectures as plain, immutable data.
-
-The text form is that of DARTS, ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...],
-reduce_concat=range(2, 6))``: two (operation, earlier state) pairs for each node. Where a node has another number of
-them, each node's pairs stand in a list of their own: ``normal=[[('skip_connect', 0)], [...], ...]``.
-"""
+"""Genotypes: found architectures as plain, immutable data that names its space."""
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, suggestion
 from ..runtime.files import write_json
-from .base import DARTS_SPACE, Place, Space
+from .base import Place, Space
 
-_TEXT_NAMES = {"reduction": "reduce"}  # DARTS's keyword for the kind of cell
+if TYPE_CHECKING:
+    from ..networks.core import CellNetwork
+
+MOST_NODES = 1000
+"""A cell with more nodes than this is no architecture: it is refused before time is spent on it."""
+
+MOST_LETTERS = 100_000
+"""Neither is a longer text."""
 
 
 class Edge(NamedTuple):
@@ -57,8 +56,8 @@ class CellGenotype:
     inputs: int = 2
 
     def __post_init__(self) -> None:
-        if not self.nodes:
-            raise UserError("a cell needs at least one node, got none")
+        if not 1 <= len(self.nodes) <= MOST_NODES:
+            raise UserError(f"a cell needs 1 to {MOST_NODES} nodes, got {len(self.nodes)}")
         for node, edges in enumerate(self.nodes):
             state = self.inputs + node
             for edge in edges:
@@ -68,7 +67,7 @@ class CellGenotype:
                         f"it can read states 0 to {state - 1} only"
                     )
             if len(set(edges)) != len(edges):
-                raise UserError(f"node {node} has an incoming operation twice: {_short(edges)}")
+                raise UserError(f"node {node} has an incoming operation twice: {short(edges)}")
         states = range(self.inputs, self.inputs + len(self.nodes))
         if (
             not self.concat
@@ -76,7 +75,7 @@ class CellGenotype:
             or not set(self.concat) <= set(states)
         ):
             raise UserError(
-                f"concat is {_short(self.concat)}; expected different states out of {tuple(states)}"
+                f"concat is {short(self.concat)}; expected different states out of {tuple(states)}"
             )
 
     def canonical(self) -> CellGenotype:
@@ -104,10 +103,20 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """A found architecture: one `CellGenotype` for each kind of cell.
+    """A found architecture: one `CellGenotype` for each kind of cell of a space.
 
     Two genotypes are equal when they are written alike; compare ``a.canonical() == b.canonical()`` to ask whether
     they are the same architecture.
+
+    Parameters
+    ----------
+    space : Space
+    cells : tuple of (kind, CellGenotype)
+
+    Raises
+    ------
+    UserError
+        When the cells are not those of the space.
 
     Examples
     --------
@@ -116,7 +125,11 @@ class Genotype:
     True
     """
 
+    space: Space
     cells: tuple[tuple[str, CellGenotype], ...]
+
+    def __post_init__(self) -> None:
+        self.space.check(self)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -126,16 +139,6 @@ class Genotype:
     def __getitem__(self, kind: str) -> CellGenotype:
         """Return the cell of a kind."""
         return dict(self.cells)[kind]
-
-    @property
-    def normal(self) -> CellGenotype:
-        """The normal cell."""
-        return self["normal"]
-
-    @property
-    def reduction(self) -> CellGenotype:
-        """The reduction cell."""
-        return self["reduction"]
 
     @classmethod
     def from_places(
@@ -155,21 +158,28 @@ class Genotype:
                 nodes[place.node].append(Edge(space.primitives[place.operation], place.source))
             states = space.concat if concat is None else tuple(concat[kind])
             cells[kind] = CellGenotype(tuple(map(tuple, nodes)), states, space.inputs)
-        return cls(tuple(cells.items()))
+        return cls(space, tuple(cells.items()))
 
-    def places(self, space: Space) -> dict[str, tuple[Place, ...]]:
-        """Return the places of each kind of cell, sorted.
+    @classmethod
+    def of(cls, network: CellNetwork) -> Genotype:
+        """Return the genotype of a discrete network."""
+        return cls.from_places(network.places, network.space, network.concat)
+
+    def places(self, space: Space | None = None) -> dict[str, tuple[Place, ...]]:
+        """Return the places of each kind of cell, sorted, as they are numbered in a space; by default its own.
 
         Raises
         ------
         UserError
-            When the genotype is not one of this space.
+            When the genotype is not one of that space.
         """
-        self.check(space)
+        space = self.space if space is None else space
+        space.check(self)
+        number = {name: i for i, name in enumerate(space.primitives)}
         return {
             kind: tuple(
                 sorted(
-                    Place(node, edge.source, space.primitives.index(edge.operation))
+                    Place(node, edge.source, number[edge.operation])
                     for node, edges in enumerate(cell.nodes)
                     for edge in edges
                 )
@@ -177,59 +187,51 @@ class Genotype:
             for kind, cell in self.cells
         }
 
-    def check(self, space: Space) -> None:
-        """Raise a `UserError` that names what does not fit, unless the genotype is one of this space."""
-        if self.kinds != space.kinds:
-            raise UserError(
-                f"genotype has the cells {', '.join(self.kinds)}; expected {', '.join(space.kinds)}"
-            )
-        for kind, cell in self.cells:
-            if cell.inputs != space.inputs or len(cell.nodes) != space.nodes:
-                raise UserError(
-                    f"{kind} cell has {len(cell.nodes)} nodes and {cell.inputs} inputs; "
-                    f"expected {space.nodes} nodes and {space.inputs} inputs"
-                )
-            for edge in itertools.chain(*cell.nodes):
-                if edge.operation not in space.primitives:
-                    raise UserError(
-                        f"{kind} cell has the unknown operation {edge.operation!r}; "
-                        f"known are {', '.join(space.primitives)}"
-                    )
+    @property
+    def skips(self) -> int:
+        """How many of its places pass a state on as it is, in one cell of each kind together."""
+        return sum(
+            edge.operation in self.space.skips
+            for _, cell in self.cells
+            for edges in cell.nodes
+            for edge in edges
+        )
 
     def canonical(self) -> Genotype:
         """Return the form that is the same for all ways to write this architecture."""
-        return Genotype(tuple((kind, cell.canonical()) for kind, cell in self.cells))
+        return Genotype(self.space, tuple((kind, cell.canonical()) for kind, cell in self.cells))
 
     def __str__(self) -> str:
-        """Return the DARTS text form."""
-        parts = []
-        for kind, cell in self.cells:
-            name = _TEXT_NAMES.get(kind, kind)
-            nodes = [[tuple(edge) for edge in edges] for edges in cell.nodes]
-            pairs = all(len(edges) == 2 for edges in nodes)
-            written: list[Any] = list(itertools.chain(*nodes)) if pairs else nodes
-            concat: Any = list(cell.concat)
-            if concat == list(range(concat[0], concat[-1] + 1)):
-                concat = range(concat[0], concat[-1] + 1)
-            parts.append(f"{name}={written!r}, {name}_concat={concat!r}")
-        return f"Genotype({', '.join(parts)})"
+        """Return the text form of its space."""
+        return self.space.format(self)
 
     @classmethod
-    def parse(cls, text: str, space: Space = DARTS_SPACE) -> Genotype:
-        """Read the DARTS text form. Nothing in the text is executed.
+    def parse(cls, text: str, space: Space | None = None) -> Genotype:
+        """Read the text form of a space's genotypes. Nothing in the text is executed.
+
+        Parameters
+        ----------
+        text : str
+        space : Space, optional
+            By default the first registered space whose form this is.
 
         Raises
         ------
         UserError
             When the text is not of that form or does not describe a genotype of the space.
         """
-        genotype = _parse(text, space)
-        genotype.check(space)
-        return genotype
+        from .registry import space_reading
+
+        text = text.strip()
+        if len(text) > MOST_LETTERS:
+            raise UserError(
+                f"genotype text has {len(text)} letters, more than {MOST_LETTERS}: it is no genotype"
+            )
+        return (space or space_reading(text)).parse(text)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
+        cells = {
             kind: {
                 "inputs": cell.inputs,
                 "nodes": [[list(edge) for edge in edges] for edges in cell.nodes],
@@ -237,31 +239,46 @@ class Genotype:
             }
             for kind, cell in self.cells
         }
+        return {"space": self.space.to_json(), "cells": cells}
 
     @classmethod
-    def from_json(cls, data: Any, space: Space = DARTS_SPACE) -> Genotype:
+    def from_json(cls, data: Any, space: Space | None = None) -> Genotype:
         """Build a genotype from what `to_json` returned.
+
+        Parameters
+        ----------
+        data
+            Of earlier versions, too, which did not name the space.
+        space : Space, optional
+            Of data that do not name it; by default DARTS's.
 
         Raises
         ------
         UserError
             When the data are not of that form or not a genotype of the space.
         """
+        from .registry import from_json, get
+
         try:
+            if "space" in data:
+                space, data = from_json(data["space"]), data["cells"]
             cells = []
             for kind, cell in data.items():
-                nodes = tuple(tuple(_edge(pair) for pair in edges) for edges in cell["nodes"])
-                concat = tuple(_integer(state) for state in cell["concat"])
-                cells.append((kind, CellGenotype(nodes, concat, _integer(cell["inputs"]))))
+                if len(cell["nodes"]) > MOST_NODES:
+                    raise UserError(
+                        f"a cell needs 1 to {MOST_NODES} nodes, got {len(cell['nodes'])}"
+                    )
+                nodes = tuple(tuple(edge_of(pair) for pair in edges) for edges in cell["nodes"])
+                concat = tuple(integer(state) for state in cell["concat"])
+                cells.append((kind, CellGenotype(nodes, concat, integer(cell["inputs"]))))
         except UserError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"genotype JSON is not of the form {{kind: {{inputs, nodes, concat}}}}: {error!r}"
+                f"genotype JSON is not of the form {{space, cells: {{kind: {{inputs, nodes, concat}}}}}}: "
+                f"{error!r:.100}"
             ) from None
-        genotype = cls(tuple(cells))
-        genotype.check(space)
-        return genotype
+        return cls(space or get("darts"), tuple(cells))
 
     def save(self, path: str | Path) -> None:
         """Write the genotype as JSON, whole or not at all.
@@ -274,27 +291,45 @@ class Genotype:
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, name: str | Path, space: Space = DARTS_SPACE) -> Genotype:
-        """Return a published genotype by name, or read one from a file of JSON or text form.
+    def load(cls, name: str | Path, space: Space | None = None) -> Genotype:
+        """Return a published genotype by name, or read one from a file.
+
+        Parameters
+        ----------
+        name : str or path
+            A published name; a file of JSON, of text form, of assignments ``NAME = Genotype(...)`` or of a log with a
+            line that ends in one; or FILE:NAME for one of several in a file.
+        space : Space, optional
+            By default whichever has such a name, or such a form.
 
         Raises
         ------
         UserError
-            When there is neither such a name nor such a file, or the file holds no genotype.
+            When there is neither such a name nor such a file, or the file holds no genotype, or several.
         """
-        if str(name) in GENOTYPES:
-            return GENOTYPES[str(name)]
+        from .registry import published
+        from .text import genotype_in
+
+        known = published(space)
+        if str(name) in known:
+            return known[str(name)]
+        path, wanted = Path(name), ""
+        if not path.exists() and ":" in str(name):
+            file, _, wanted = str(name).rpartition(":")
+            path = Path(file)
         try:
-            text = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            with open(path, "rb") as file:
+                content = file.read(MOST_LETTERS * 4 + 1)
+            text = content.decode("utf-8").strip()
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise UserError(
-                f"genotype {str(name)!r} cannot be read ({reason}); expected a file or one of "
-                f"{', '.join(GENOTYPES)}"
+                f"genotype {str(name)!r} cannot be read ({reason}){suggestion(str(name), known)}; "
+                f"expected a file or one of {', '.join(known)}"
             ) from None
         try:
             if not text.startswith("{"):
-                return cls.parse(text, space)
+                return cls.parse(genotype_in(text, wanted), space)
             return cls.from_json(json.loads(text), space)
         except UserError as error:
             raise UserError(f"genotype file {str(name)!r}: {error}") from None
@@ -302,140 +337,32 @@ class Genotype:
             raise UserError(f"genotype file {str(name)!r} is no valid JSON: {error}") from None
 
 
-def random_genotype(
-    space: Space, generator: torch.Generator, s: int | Sequence[int] = 2
-) -> Genotype:
-    """Draw a genotype: for every node `s` of its places (or `s[node]`), every set of so many equally likely."""
-    sizes = [s] * space.nodes if isinstance(s, int) else s
-    places: dict[str, list[Place]] = {}
-    for kind in space.kinds:
-        places[kind] = []
-        for node in range(space.nodes):
-            candidates, groups = space.candidates(node), space.groups(node)
-            order = torch.randperm(len(candidates), generator=generator).tolist()
-            if groups is not None:  # the first of each group in this order
-                order = list({groups[i]: i for i in reversed(order)}.values())[::-1]
-            places[kind] += [candidates[i] for i in order[: sizes[node]]]
-    return Genotype.from_places(places, space)
-
-
-def _integer(value: Any) -> int:
+def integer(value: Any) -> int:
+    """Return a state's number; raise a `UserError` where the value is none."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"expected a whole number, got {_short(value)}")
+        raise UserError(f"expected a whole number, got {short(value)}")
     if abs(value) > 10**6:
         raise UserError("expected the number of a state, got one of more than six digits")
     return value
 
 
-def _edge(pair: Any) -> Edge:
+def edge_of(pair: Any) -> Edge:
+    """Return the edge that a pair stands for; raise a `UserError` where it is none."""
     if (
         isinstance(pair, (str, bytes))
         or not isinstance(pair, Sequence)
         or len(pair) != 2
         or not isinstance(pair[0], str)
     ):
-        raise UserError(f"expected a pair (operation, earlier state), got {_short(pair)}")
+        raise UserError(f"expected a pair (operation, earlier state), got {short(pair)}")
     if len(pair[0]) > 100:
-        raise UserError(f"expected the name of an operation, got {_short(pair[0])}")
-    return Edge(pair[0], _integer(pair[1]))
+        raise UserError(f"expected the name of an operation, got {short(pair[0])}")
+    return Edge(pair[0], integer(pair[1]))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """Return a value in a few letters, whatever it is."""
     try:
         return f"{value!r:.60}"
     except (ValueError, RecursionError):  # numbers of thousands of digits, deep nests
         return f"a {type(value).__name__}"
-
-
-def _parse(text: str, space: Space) -> Genotype:
-    form = "Genotype(normal=[(operation, state), ...], normal_concat=range(2, 6), reduce=..., ...)"
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}") from None
-    if (
-        not isinstance(call, ast.Call)
-        or not isinstance(call.func, ast.Name)
-        or call.func.id != "Genotype"
-        or call.args
-    ):
-        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}")
-    kinds = {_TEXT_NAMES.get(kind, kind): kind for kind in space.kinds}
-    expected = sorted(part for name in kinds for part in (name, f"{name}_concat"))
-    given = sorted(str(keyword.arg) for keyword in call.keywords)
-    if given != expected:
-        raise UserError(f"genotype text has the fields {_short(given)}; expected {expected}")
-    fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-    cells = []
-    for name, kind in kinds.items():
-        written, concat = fields[name], fields[f"{name}_concat"]
-        if not isinstance(written, (list, tuple)) or not isinstance(concat, (list, tuple, range)):
-            raise UserError(f"genotype text: {name} and {name}_concat must be lists")
-        nested = all(isinstance(edges, list) for edges in written)
-        if not nested:
-            if len(written) % 2:
-                raise UserError(
-                    f"genotype text: {name} has {len(written)} pairs; expected two for each node"
-                )
-            written = [written[i : i + 2] for i in range(0, len(written), 2)]
-        nodes = tuple(tuple(_edge(pair) for pair in edges) for edges in written)
-        states = tuple(_integer(i) for i in concat)
-        cells.append((kind, CellGenotype(nodes, states, space.inputs)))
-    return Genotype(tuple(cells))
-
-
-def _literal(node: ast.expr) -> Any:
-    """Evaluate literals and ``range(a, b)``, nothing else."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        bounds = [_literal(argument) for argument in node.args]
-        if len(bounds) == 2 and all(isinstance(b, int) and 0 <= b < 1000 for b in bounds):
-            return range(*bounds)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(
-            "genotype text holds something that is neither a list of pairs nor range(a, b)"
-        ) from None
-
-
-def _published(normal: str, reduction: str) -> Genotype:
-    def cell(text: str) -> CellGenotype:
-        edges = [Edge(word.split("<")[0], int(word.split("<")[1])) for word in text.split()]
-        nodes = tuple(tuple(edges[i : i + 2]) for i in range(0, len(edges), 2))
-        return CellGenotype(nodes, tuple(range(2, 2 + len(nodes))))
-
-    return Genotype((("normal", cell(normal)), ("reduction", cell(reduction))))
-
-
-GENOTYPES: dict[str, Genotype] = {
-    # ISTA-NAS, Yang et al., NeurIPS 2020: found by the two-stage search on CIFAR-10 (2.54 % test error, 3.32 M)
-    "ISTA_twostage": _published(
-        "skip_connect<0 dil_conv_3x3<1 sep_conv_5x5<0 dil_conv_3x3<2 "
-        "dil_conv_3x3<1 sep_conv_3x3<0 sep_conv_3x3<2 skip_connect<0",
-        "avg_pool_3x3<0 sep_conv_5x5<1 dil_conv_5x5<2 max_pool_3x3<1 "
-        "dil_conv_5x5<3 sep_conv_3x3<1 dil_conv_5x5<4 sep_conv_5x5<1",
-    ),
-    # the same, one-stage on CIFAR-10 (2.36 %, 3.37 M)
-    "ISTA_onestage": _published(
-        "skip_connect<0 dil_conv_3x3<1 sep_conv_3x3<1 dil_conv_5x5<2 "
-        "avg_pool_3x3<3 sep_conv_3x3<1 sep_conv_5x5<1 sep_conv_3x3<2",
-        "avg_pool_3x3<0 max_pool_3x3<1 skip_connect<0 max_pool_3x3<1 "
-        "sep_conv_5x5<1 avg_pool_3x3<0 max_pool_3x3<0 dil_conv_5x5<2",
-    ),
-    # the same, one-stage on ImageNet (24.0 % top-1, 5.65 M)
-    "ISTA_ImageNet": _published(
-        "sep_conv_3x3<1 sep_conv_3x3<0 sep_conv_3x3<1 skip_connect<2 "
-        "sep_conv_3x3<1 sep_conv_3x3<0 sep_conv_3x3<1 dil_conv_5x5<4",
-        "skip_connect<0 sep_conv_3x3<1 dil_conv_5x5<2 sep_conv_3x3<0 "
-        "sep_conv_3x3<0 skip_connect<2 sep_conv_3x3<2 skip_connect<3",
-    ),
-    # DARTS, Liu et al., ICLR 2019: second order on CIFAR-10 (2.76 %, 3.3 M)
-    "DARTS_V2": _published(
-        "sep_conv_3x3<0 sep_conv_3x3<1 sep_conv_3x3<0 sep_conv_3x3<1 "
-        "sep_conv_3x3<1 skip_connect<0 skip_connect<0 dil_conv_3x3<2",
-        "max_pool_3x3<0 max_pool_3x3<1 skip_connect<2 max_pool_3x3<1 "
-        "max_pool_3x3<0 skip_connect<2 skip_connect<2 max_pool_3x3<1",
-    ),
-}
-"""Published architectures by name."""

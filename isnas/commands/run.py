@@ -1,0 +1,222 @@
+"""What all commands that write a run directory have in common: how a run begins, goes on and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..drawing import draw_cells
+from ..networks.core import CellNetwork
+from ..runs.directory import Follower, Run
+from ..runs.loop import Part, execute
+from ..runs.saved import load_network, save_network
+from ..runtime.devices import check_compiler, cpu_threads, resolve_device
+from ..runtime.errors import UserError
+from ..runtime.options import Composition, Schema
+from ..runtime.processes import (
+    check_batch_size,
+    is_first,
+    joined,
+    local_rank,
+    on_first,
+    processes,
+    shared,
+    together,
+)
+from ..runtime.progress import Progress
+from ..spaces.base import Space
+from ..spaces.genotype import Genotype
+from ..tasks.base import Task
+
+FORMAT = 2
+"""Version of what is written into a run directory; it changes when older runs cannot go on."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a run.
+
+    Parameters
+    ----------
+    directory : Path
+        Where everything was written.
+    genotype : Genotype
+        The architecture found, or evaluated.
+    network : CellNetwork or None
+        The trained discrete network; None when none was trained.
+    results : dict
+        Results of the run's parts by name, as in results.json.
+    """
+
+    directory: Path
+    genotype: Genotype
+    network: CellNetwork | None
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run has to do.
+
+    Parameters
+    ----------
+    command : str
+    space : Space
+    task : Task
+    options : Composition
+    record : dict
+        What config.json holds beside: with it `isnas.commands.resume` makes the job again.
+    parts : callable
+        Returns the parts, given the job, the run, the data set and the device.
+    """
+
+    command: str
+    space: Space
+    task: Task
+    options: Composition
+    record: dict[str, Any]
+    parts: Callable[[Job, Run, Any, torch.device], list[Part]]
+
+
+def start(job: Job, out: str | Path | None, progress: Progress | None) -> RunResult:
+    """Carry out a job in a new run directory, see `isnas.search` for the arguments and errors."""
+    with joined():
+        progress = of_first(progress)
+        options = job.options
+        with together():
+            resolve_device(options.runtime.device)
+            check_batch_size(options.optimizer.batch_size, processes())
+        data = load_in_turn(job.task, options.data)
+        record = {
+            "format": FORMAT,
+            "space": job.space.to_json(),
+            "data": job.task.describe(data, options.data),
+            **job.record,
+        }
+        run, _ = opened(lambda: (Run.create(out, job.command, options, record), None))
+        progress.say(f"writing to {run.directory}")
+        with run:
+            try:
+                return carry_out(job, run, None, progress, data)
+            except UserError:  # a mistake that showed late: the next try may have the same --out
+                run.discard()
+                raise
+
+
+def opened(
+    open_run: Callable[[], tuple[Run, dict[str, Any] | None]],
+) -> tuple[Run, dict[str, Any] | None]:
+    """Open a run and return it and its checkpoint; where several processes work together, the first one writes it."""
+    if processes() == 1:
+        return open_run()
+    mine: list[Run] = []
+
+    def content() -> tuple[Any, ...]:
+        run, checkpoint = open_run()
+        mine.append(run)
+        return run.directory, run.config, run.results, checkpoint
+
+    directory, config, results, checkpoint = shared(content)
+    return (mine[0] if mine else Follower(directory, config, results)), checkpoint
+
+
+def of_first(progress: Progress | None) -> Progress:
+    """Return the progress to show: the first process's."""
+    return progress if progress is not None and is_first() else Progress(quiet=True)
+
+
+def load_in_turn(task: Task, options: Any) -> Any:
+    """Return the data; one process of each machine downloads them, the others wait for it."""
+    data = None
+    for turn in (True, False) if options.download else (None,):
+        with together():
+            if turn is None or turn == (local_rank() == 0):
+                data = task.load(options)
+    return data
+
+
+def carry_out(
+    job: Job,
+    run: Run,
+    checkpoint: dict[str, Any] | None,
+    progress: Progress,
+    data: Any = None,
+) -> RunResult:
+    """Do the parts of a job that have no results yet, and return what the run directory holds then."""
+    task, runtime = job.task, job.options.runtime
+    device = resolve_device(runtime.device)
+    data = load_in_turn(task, job.options.data) if data is None else data
+    with together():
+        _check_same_data(run, task.describe(data, job.options.data))
+        if runtime.tensorboard:
+            run.open_tensorboard()
+        if runtime.compile:
+            check_compiler(device)
+    data = task.to(data, device)
+    among = f"; {in_words(processes())}" if processes() > 1 else ""
+    progress.say(f"{task.in_words(data)}; device {device}{among}")
+    parts = job.parts(job, run, data, device)
+    if "parts" not in run.config:
+        run.config["parts"] = [part.name for part in parts]
+        run.config["threads"] = shared(
+            lambda: runtime.threads or (1 if task.tiny(data) else torch.get_num_threads())
+        )
+        with together():
+            run.write_config()
+    with cpu_threads(run.config["threads"]):
+        results = execute(
+            run,
+            parts,
+            checkpoint=checkpoint,
+            checkpoint_steps=runtime.checkpoint_steps,
+            progress=progress,
+        )
+
+    def written() -> tuple[Genotype, CellNetwork | None]:
+        saved = run.directory / "network.pt"
+        genotype = Genotype.load(run.directory / "genotype.json")
+        return genotype, load_network(saved) if saved.exists() else None
+
+    return RunResult(run.directory, *shared(written), results)
+
+
+def _check_same_data(run: Run, now: Mapping[str, Any]) -> None:
+    recorded = run.config.get("data") or {}
+    if now != recorded:
+        different = [name for name in now if now[name] != recorded.get(name)]
+        raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
+
+
+def in_words(processes: int) -> str:
+    """Return a number of processes in words."""
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
+def write_genotype(run: Run, genotype: Genotype) -> None:
+    """Write an architecture to the run directory, and a picture of it."""
+
+    def write() -> None:
+        genotype.save(run.directory / "genotype.json")
+        draw_cells(genotype, run.directory / "cells.svg")
+
+    on_first(write)
+
+
+def write_network(run: Run, network: CellNetwork, name: str = "network.pt") -> None:
+    """Write a network to the run directory, see `isnas.save_network`."""
+    on_first(lambda: save_network(network, run.directory / name, run.config["data"]))
+
+
+def composed(
+    schema: Schema, preset: str, options: Composition | None, values: Mapping[str, Any]
+) -> Composition:
+    """Return options that were given whole, or a preset's with values by name."""
+    if options is None:
+        return schema.compose(preset, **values)
+    if values:
+        raise UserError(f"give either options or {', '.join(values)}, not both")
+    return options

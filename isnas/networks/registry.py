@@ -1,0 +1,111 @@
+"""The one registry of networks: which family of networks goes with a space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..runtime.options import BaseOptions
+from ..runtime.randomness import seeded
+from ..spaces.base import Space
+from ..spaces.genotype import Genotype
+from .core import CellNetwork
+from .darts import Network, NetworkOptions
+from .nasbench201 import NASBench201Network, NASBench201Options
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one kind, searched or found.
+
+    Parameters
+    ----------
+    network : type of CellNetwork
+    options : type of BaseOptions
+        Their shape.
+    quick : mapping of str to values
+        A shape that trains in minutes on two cores, for the default of commands.
+    roles : mapping of str to mapping
+        What a super-net's shape has to be for a role: ``search``, to find an architecture; ``fold``, to be folded.
+    """
+
+    network: type[CellNetwork]
+    options: type[BaseOptions]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"search": {}, "fold": {}}
+    )
+
+    def build_supernet(self, space: Space, shape: Any, *, seed: int = 0) -> CellNetwork:
+        """Return the super-net: every place of the space in every cell, initial weights drawn from `seed`."""
+        places = {kind: space.places() for kind in space.kinds}
+        with seeded(seed, "weights"):
+            return self.network(space, places, dict.fromkeys(space.kinds, space.concat), shape)
+
+    def build_network(self, genotype: Genotype, shape: Any, *, seed: int = 0) -> CellNetwork:
+        """Return the discrete network of a genotype, its initial weights drawn from `seed`."""
+        concat = {kind: cell.concat for kind, cell in genotype.cells}
+        with seeded(seed, "weights"):
+            return self.network(genotype.space, genotype.places(), concat, shape)
+
+
+CLOSED = {"search": {"closing_norm": "pooling"}, "fold": {"closing_norm": "all"}}
+"""The roles of networks of images, see `isnas.networks.operations.ClosingNorm`."""
+
+FAMILIES: dict[str, Family] = {
+    "darts": Family(Network, NetworkOptions, {"channels": 8, "cells": 4}, CLOSED),
+    "nasbench201": Family(
+        NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
+    ),
+}
+"""All families by the names that spaces give."""
+
+
+def family(space: Space) -> Family:
+    """Return the networks that are made of a space."""
+    return FAMILIES[space.network]
+
+
+def build_supernet(space: Space, *, seed: int = 0, **shape: Any) -> CellNetwork:
+    """Return a super-net: every place of the space in every cell, initial weights drawn from `seed`.
+
+    Parameters
+    ----------
+    space : Space
+    seed : int
+    **shape
+        The options of the space's networks.
+
+    Raises
+    ------
+    UserError
+        When a value is out of its range.
+    """
+    kind = family(space)
+    return kind.build_supernet(space, kind.options(**shape), seed=seed)
+
+
+def build_network(genotype: Genotype, *, seed: int = 0, **shape: Any) -> CellNetwork:
+    """Return the discrete network of a genotype, its initial weights drawn from `seed`.
+
+    Parameters
+    ----------
+    genotype : Genotype
+    seed : int
+    **shape
+        The options of the space's networks; the defaults are those of its published evaluation network.
+
+    Raises
+    ------
+    UserError
+        When a value is out of its range.
+
+    Examples
+    --------
+    >>> network = build_network(GENOTYPES["ISTA_twostage"])
+    >>> sum(p.numel() for p in network.parameters())
+    3316726
+    """
+    kind = family(genotype.space)
+    return kind.build_network(genotype, kind.options(**shape), seed=seed)

@@ -1,0 +1,98 @@
+"""The one registry of search spaces."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..runtime.errors import UserError, suggestion
+from .base import Space
+from .darts import DartsSpace
+from .genotype import Genotype
+from .nasbench201 import NASBench201Space
+
+SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
+"""All spaces by name."""
+
+
+def space_class(name: str) -> type[Space]:
+    """Return the class of a space by its name.
+
+    Raises
+    ------
+    UserError
+        When there is none of that name.
+    """
+    if name not in SPACES:
+        raise UserError(
+            f"no space is called {name!r:.60}{suggestion(str(name), SPACES)}; "
+            f"there are {', '.join(SPACES)}"
+        )
+    return SPACES[name]
+
+
+def get(name: str, **parameters: Any) -> Space:
+    """Return a space by its name, with values of the parameters that it has.
+
+    Raises
+    ------
+    UserError
+        When there is no such space or parameter, or a value is not one of it.
+    """
+    space = space_class(name)
+    for parameter in parameters:
+        if parameter not in space.parameters:
+            has = ", ".join(space.parameters) or "none"
+            raise UserError(f"the space {name} has no parameter {parameter!r}; it has {has}")
+    return space(**parameters)
+
+
+def from_json(data: Any) -> Space:
+    """Return the space that `Space.to_json` has written; also one of an earlier version, which had no name.
+
+    Raises
+    ------
+    UserError
+        When the data are not of that form.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"a space must be an object with a name, got {data!r:.60}")
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    name = fields.pop("name", None)
+    if name is None:  # an earlier version's
+        name = "nasbench201" if fields.pop("one_per_edge", False) else "darts"
+        fields.pop("one_per_edge", None)
+    space = space_class(name)
+    known = {field.name for field in dataclasses.fields(space)}
+    if unknown := sorted(set(fields) - known):
+        raise UserError(f"the space {name} has no field {unknown[0]!r:.60}")
+    try:
+        return space(**fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the space {name} cannot be made: {error}") from None
+
+
+def published(space: Space | None = None) -> Mapping[str, Genotype]:
+    """Return the published architectures by name: of one space, or of all of them with the first of each name."""
+    if space is not None:
+        return space.published
+    found: dict[str, Genotype] = {}
+    for each in SPACES.values():
+        for name, genotype in each().published.items():
+            found.setdefault(name, genotype)
+    return found
+
+
+def space_reading(text: str) -> Space:
+    """Return the first space that reads a genotype's text form.
+
+    Raises
+    ------
+    UserError
+        When none does.
+    """
+    for each in SPACES.values():
+        if (space := each.reading(text)) is not None:
+            return space
+    return SPACES["darts"]()  # whose message says what is expected

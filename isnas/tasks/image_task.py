@@ -1,0 +1,379 @@
+"""The task of telling what is on an image: classification by cross-entropy, measured by accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..networks.core import CellNetwork, Coefficients, drop_path
+from ..networks.operations import kept_statistics
+from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions
+from ..runtime.processes import share_state, summed
+from ..runtime.randomness import generator
+from .base import Measure, OptimizerOptions, Run, Task
+from .images import Batches, Dataset, LazyImages, load_dataset, split_indices
+
+TINY_SIDE = 16
+"""Side in pixels up to which one CPU thread is as fast as several, and does not suffer from a busy machine."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images, (B, C, H, W), and labels, (B,)."""
+
+
+@dataclass(frozen=True)
+class ImageOptions(BaseOptions):
+    """Which images, and how they are prepared.
+
+    Parameters
+    ----------
+    data : str
+        Images: digits, cifar10, cifar100, or a directory with train/CLASS/ and test/CLASS/ (or val/CLASS/) in it.
+    data_root : str
+        Where cifar10 and cifar100 are looked for and downloaded to.
+    download : bool
+        Whether to download cifar10 or cifar100 when it is not there.
+    image_size : int or None
+        Side that images are resized and cropped to; by default a directory's median shorter side, at most 64.
+    crop : {"pad", "resized"}
+        How training images are cropped: padded (CIFAR), or random parts of a directory's original images, resized, and
+        the centre of test images (ImageNet).
+    colour_jitter : float
+        Largest relative change of brightness, contrast and saturation, half of it of hue; with --crop resized only.
+    corrupt : {"refuse", "skip"}
+        What to do with a directory's images that cannot be decoded; skip warns of each and uses others instead.
+    """
+
+    least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0}
+    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter",)
+    incidental: ClassVar[tuple[str, ...]] = ("data_root", "download")
+
+    data: str = "digits"
+    data_root: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    crop: Literal["pad", "resized"] = "pad"
+    colour_jitter: float = 0.0
+    corrupt: Literal["refuse", "skip"] = "refuse"
+
+
+@dataclass(frozen=True)
+class ImageRegularizationOptions(BaseOptions):
+    """What keeps a network of images from learning its training data by heart.
+
+    Parameters
+    ----------
+    cutout : int or None
+        Side in pixels of the square cut out of training images; by default the data set's (16 for CIFAR).
+    drop_path : float
+        Probability of dropping an operation at the end of training; it rises linearly from 0.
+    auxiliary_weight : float
+        Weight of the auxiliary head's loss; 0: no such head.
+    """
+
+    least: ClassVar[dict[str, float]] = {"cutout": 0, "drop_path": 0, "auxiliary_weight": 0}
+    below_one: ClassVar[tuple[str, ...]] = ("drop_path",)
+
+    cutout: int | None = None
+    drop_path: float = 0.0
+    auxiliary_weight: float = 0.0
+
+
+class ImageTask(Task):
+    """Classification of images."""
+
+    name = "images"
+    unit = "images"
+    measure = Measure("accuracy", "%", 100.0)
+    data_options = ImageOptions
+    regularization_options = ImageRegularizationOptions
+
+    def load(
+        self, options: ImageOptions, *, test_only: bool = False, download: bool | None = None
+    ) -> Dataset:
+        return load_dataset(
+            options.data,
+            root=options.data_root,
+            download=options.download if download is None else download,
+            image_size=options.image_size,
+            crop=options.crop,
+            colour_jitter=options.colour_jitter,
+            corrupt=options.corrupt,
+            test_only=test_only,
+        )
+
+    def describe(self, data: Dataset, options: ImageOptions) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "source": options.data,
+            "train": len(data.train_labels),
+            "test": len(data.test_labels),
+            "size": list(data.size),
+            "classes": list(data.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            **({} if data.crop == "pad" else {"crop": data.crop}),
+        }
+
+    def to(self, data: Dataset, device: torch.device) -> Dataset:
+        return data.to(device)
+
+    def test_amount(self, data: Dataset) -> int:
+        return len(data.test_labels)
+
+    def options_of_saved(self, saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "data" not in given and saved.get("source"):
+            found["data"] = saved["source"]
+            if Path(saved["source"]).is_dir():  # named data sets have their own size
+                found["image_size"] = saved["size"][0]
+        if "crop" in saved:
+            found["crop"] = saved["crop"]
+        return found
+
+    def prepared_as(self, data: Dataset, saved: dict[str, Any], path: Any) -> Dataset:
+        if saved.get("classes", list(data.classes)) != list(data.classes):
+            raise UserError(
+                f"the network in {path} was trained on other classes than {data.name}'s"
+            )
+        if "mean" not in saved:
+            return data
+        for name in ("mean", "std"):
+            values = saved.get(name)
+            if not isinstance(values, list) or len(values) != data.channels:
+                raise UserError(
+                    f"{Path(path).with_suffix('.json')}: {name} must be a list of "
+                    f"{data.channels} numbers, got {values!r:.60}"
+                )
+        return dataclasses.replace(data, mean=tuple(saved["mean"]), std=tuple(saved["std"]))
+
+    def in_words(self, data: Dataset) -> str:
+        amounts = f"{len(data.train_labels)} training and {len(data.test_labels)} test images"
+        size = f"{data.size[0]}x{data.size[1]} pixels"
+        return f"{data.name}: {amounts} of {size}, {len(data.classes)} classes"
+
+    def shape(self, data: Dataset) -> dict[str, Any]:
+        return {"classes": len(data.classes), "in_channels": data.channels}
+
+    def network_needs(self, regularization: ImageRegularizationOptions) -> dict[str, Any]:
+        return {"auxiliary": True} if regularization.auxiliary_weight > 0 else {}
+
+    def example(self, data: Dataset) -> tuple[int, ...]:
+        return data.size
+
+    def amount(self, data: Dataset) -> int:
+        return len(data.train_labels)
+
+    def tiny(self, data: Dataset) -> bool:
+        return max(data.size) <= TINY_SIDE
+
+    def without_test(self, data: Dataset) -> Dataset:
+        images = data.test_images
+        none = (
+            dataclasses.replace(images, paths=()) if isinstance(images, LazyImages) else images[:0]
+        )
+        return dataclasses.replace(data, test_images=none, test_labels=data.test_labels[:0])
+
+    def check_fits(self, network: CellNetwork, data: Dataset) -> None:
+        wanted = (network.options.in_channels, network.options.classes)
+        given = (data.channels, len(data.classes))
+        if wanted != given:
+            raise UserError(
+                f"the network is for images of {wanted[0]} channels and {wanted[1]} classes; "
+                f"{data.name} has {given[0]} channels and {given[1]} classes"
+            )
+
+    def training_feed(
+        self,
+        data: Dataset,
+        optimizer: OptimizerOptions,
+        *,
+        seed: int,
+        stream: str,
+        device: torch.device,
+        part: Literal["all", "weights"] = "all",
+        regularization: ImageRegularizationOptions | None = None,
+    ) -> Batches:
+        # a search sees whole images: a cut-out square would be one more difference between its steps
+        cutout = 0 if regularization is None else regularization.cutout
+        return Batches(
+            data,
+            batch_size=optimizer.batch_size,
+            indices=None if part == "all" else self._halves(data, seed)[0],
+            seed=seed,
+            stream=stream,
+            augment=data.augmentation(cutout),
+            device=device,
+        )
+
+    def code_feed(
+        self,
+        data: Dataset,
+        optimizer: OptimizerOptions,
+        *,
+        seed: int,
+        stream: str,
+        device: torch.device,
+        vary: bool = True,
+    ) -> Batches:
+        return Batches(
+            data,
+            batch_size=optimizer.batch_size,
+            indices=self._halves(data, seed)[1],
+            seed=seed,
+            stream=stream,
+            augment=data.augmentation(0) if vary else False,
+            device=device,
+        )
+
+    def scoring_feed(
+        self,
+        data: Dataset,
+        optimizer: OptimizerOptions,
+        *,
+        seed: int,
+        device: torch.device,
+        amount: int | None = None,
+        name: str = "scoring images",
+        whole: bool = False,
+    ) -> Batches:
+        half = self._halves(data, seed)[1]
+        if whole:
+            size = 4 * optimizer.batch_size
+            return Batches(
+                data,
+                batch_size=size,
+                indices=half,
+                augment=False,
+                shuffle=False,
+                drop_last=False,
+                device=device,
+            )
+        # Mixed first: folders are read class by class, and batches of one class would have its statistics. An
+        # incomplete batch is left out unless it is the only one: few images make poor statistics.
+        order = torch.randperm(len(half), generator=generator(seed, name))
+        return Batches(
+            data,
+            batch_size=optimizer.batch_size,
+            indices=half[order[:amount]],
+            augment=False,
+            shuffle=False,
+            drop_last=True,
+            device=device,
+        )
+
+    def test_feed(
+        self, data: Dataset, optimizer: OptimizerOptions, device: torch.device
+    ) -> Batches:
+        return Batches(data, "test", batch_size=4 * optimizer.batch_size, device=device)
+
+    @staticmethod
+    def _halves(data: Dataset, seed: int) -> tuple[Tensor, Tensor]:
+        return split_indices(len(data.train_labels), 0.5, seed)
+
+    def regularize(
+        self,
+        network: CellNetwork,
+        batch: Batch,
+        options: ImageRegularizationOptions,
+        done: float,
+        coefficients: Mapping[str, Coefficients] | None,
+        random: torch.Generator,
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {"auxiliary_weight": options.auxiliary_weight}
+        if options.drop_path > 0:
+            active = network.active(coefficients)
+            found["kept"] = drop_path(active, len(batch[0]), options.drop_path * done, random)
+        return found
+
+    def loss(
+        self,
+        run: Run,
+        batch: Batch,
+        coefficients: Mapping[str, Coefficients] | None = None,
+        *,
+        optimizer: OptimizerOptions,
+        auxiliary_weight: float = 0.0,
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = batch
+
+        def cross_entropy(logits: Tensor) -> Tensor:
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return F.cross_entropy(logits, y, label_smoothing=optimizer.label_smoothing)
+
+        if auxiliary_weight == 0:
+            logits = run(x, coefficients, kept=kept)
+            loss = cross_entropy(logits)
+        else:
+            logits, side = run(x, coefficients, auxiliary=True, kept=kept)
+            loss = cross_entropy(logits) + auxiliary_weight * cross_entropy(side)
+        return loss, {"loss": loss.detach(), "accuracy": accuracy(logits, y)}
+
+    def outputs(
+        self,
+        network: CellNetwork,
+        batch: Batch,
+        coefficients: Mapping[str, Coefficients] | None = None,
+    ) -> Tensor:
+        return network(batch[0], coefficients)
+
+    @torch.no_grad()
+    def test(self, network: CellNetwork, feed: Batches) -> dict[str, float]:
+        share_state(network)  # statistics that each process has gathered for itself
+        was_training = network.training
+        network.eval()
+        right = loss = torch.zeros((), device=feed.device)
+        for x, y in feed.epoch(0):
+            if len(y) == 0:  # fewer images than processes
+                continue
+            logits = network(x)
+            right = right + (logits.argmax(1) == y).sum()
+            loss = loss + F.cross_entropy(logits, y, reduction="sum")
+        network.train(was_training)
+        n = len(feed.indices)
+        return {
+            "test_accuracy": float(summed(right)) / n,
+            "test_loss": float(summed(loss)) / n,
+        }
+
+    @torch.no_grad()
+    def shared_score(
+        self,
+        network: CellNetwork,
+        coefficients: Mapping[str, Coefficients],
+        batches: Iterable[Batch],
+    ) -> float:
+        """Return the accuracy, 0 to 1, of one architecture with a super-net's weights on some batches.
+
+        Batch norm takes the statistics of the batch, as usual for shared weights: those gathered in training are a
+        mixture over architectures. The network is left in training mode, its gathered statistics as they were.
+
+        Raises
+        ------
+        ValueError
+            When there is no batch.
+        """
+        network.train()
+        right = torch.zeros((), device=next(network.parameters()).device)
+        images = 0
+        with kept_statistics(network):
+            for x, y in batches:
+                right += (network(x, coefficients).argmax(1) == y).sum()
+                images += len(y)
+        if images == 0:
+            raise ValueError("accuracy needs at least one batch, got none")
+        right, number = summed(torch.stack([right, right.new_tensor(images)])).tolist()
+        return right / number
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of right answers, a 0-d tensor."""
+    return (logits.argmax(1) == labels).float().mean()
