@@ -21,7 +21,7 @@ from _measure import clock, in_turn, origin, ratio, run, size_parser
 from torch.nn import functional as F
 
 import isnas
-from isnas.runs.training import cpu_threads, resolve_device, send
+from isnas.runtime.devices import cpu_threads, resolve_device, send
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from isnas.commands import RunResult, held_out_batches, load
 from isnas.runs.options import EvaluateOptions
-from isnas.runs.training import resolve_device
+from isnas.runtime.devices import resolve_device
 
 from ._images import Subset
 

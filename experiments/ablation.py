@@ -212,7 +212,7 @@ def run_trial(name: str, seed: int, options: Any, directory: Path) -> dict[str, 
     """
     row = {"setting": name, "seed": seed}
     if name == RANDOM:
-        genotype = random_genotype(DARTS_SPACE, generator(seed, "random", 0))
+        genotype = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
         run, part = run_or_resume(evaluate, genotype, options, out=directory), "evaluate"
     elif isinstance(options, TrainOptions):
         run, part = run_or_resume(train, options, out=directory), "train"

@@ -125,7 +125,7 @@ SCALES = {
 def architectures(number: int) -> list[Genotype]:
     """Return the random architectures that all super-nets score."""
     random = generator(0, "architectures")
-    return [random_genotype(DARTS_SPACE, random) for _ in range(number)]
+    return [Choices(DARTS_SPACE).random(random) for _ in range(number)]
 
 
 def scores(

@@ -273,11 +273,11 @@ def run_trial(
         }
     cost = {"search_images": 0, "search_seconds": 0.0, "evaluated": 0, "curve": []}
     if method == RANDOM:
-        genotype = random_genotype(DARTS_SPACE, generator(seed, "random", 0))
+        genotype = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
     else:
 
         def finish(stage: Stage, dataset: Dataset) -> dict[str, Any]:
-            return {"genotype": str(stage.genotype()), "half": len(stage.valid_batches.indices)}
+            return {"genotype": str(stage.genotype()), "half": len(stage.valid_feed.indices)}
 
         found = run_search(method, options, searched, finish)
         genotype = Genotype.parse(found["genotype"])

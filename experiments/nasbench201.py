@@ -54,7 +54,7 @@ from isnas.comparison.trials import run_trials
 from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
 from isnas.runs.loop import drive
 from isnas.runs.options import RunOptions, SearchOptions
-from isnas.runs.training import resolve_device
+from isnas.runtime.devices import resolve_device
 from isnas.runtime.errors import UserError
 from isnas.runtime.files import read_tensors, write_tensors
 from isnas.runtime.randomness import generator

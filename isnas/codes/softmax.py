@@ -18,7 +18,6 @@ from ..runtime.errors import UserError
 from ..runtime.randomness import generator
 from ..spaces.base import Choice, Place, Space
 from ..spaces.genotype import Genotype
-from .choices import places_of_choices
 
 INIT_SCALE = 1e-3
 """Standard deviation of the initial alphas and betas (DARTS, PC-DARTS)."""
@@ -42,7 +41,8 @@ class SoftmaxCode(nn.Module):
     space : Space
         The super-net's. If its last primitive is the bypass of partial channels, a bypass has its edge's weight.
     s : int, sequence of int or None
-        Edges that each node keeps, see `isnas.codes.choices.Choices`. Not used where candidates are in groups: there
+        Edges that each node keeps, one number for all or one for each node, and all edges of nodes
+        that have fewer; by default the space's. Not used where candidates are in groups: there
         each group decides for itself.
     edge_weights : bool
         Whether there are betas.
@@ -75,7 +75,10 @@ class SoftmaxCode(nn.Module):
             raise ValueError(f"{BYPASS!r} must be the last primitive, got {space.primitives}")
         self.space = space
         self.found_space = without_bypass(space)
-        self.s = places_of_choices(self.found_space, s)
+        given = self.found_space.numbers("s", s)
+        if given is not None and min(given) < 1:
+            raise UserError(f"s must be at least 1, one number or one for each node, got {s!r}")
+        self.s = given or tuple(choice.s for choice in self.found_space.choices)
         number = self.found_space.choices_of_kind()
         # all kinds have the same rows
         self._choices = self.found_space.choices[:number]

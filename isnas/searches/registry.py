@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+import torch
+
 from ..networks.registry import family
 from ..runs.evaluation import evaluation_schema, presets_for
 from ..runs.options import RuntimeOptions
@@ -161,6 +163,31 @@ def chosen(names: Iterable[str], space: Space) -> tuple[str, ...]:
             method_named(method, space)
         found |= meant
     return tuple(method for method in METHODS if method in found)
+
+
+def create_search(
+    method: str, space: Space, data: Any, device: torch.device | str = "cpu", **values: Any
+) -> Search:
+    """Return a search by itself, without a run directory, such as for `isnas.runs.loop.drive`.
+
+    Parameters
+    ----------
+    method : str
+    space : Space
+    data
+        The data set of the space's task.
+    device : torch.device or str
+    **values
+        Options by flat name, and ``preset``.
+
+    Raises
+    ------
+    UserError
+        When the method cannot serve the space, or a value is not usable.
+    """
+    options = search_options(method, space, **values)
+    setting = Setting(space, task_of(space), data, torch.device(device), options)
+    return METHODS[method].create(setting)
 
 
 def search_options(method: str, space: Space, preset: str = "quick", **values: Any) -> Composition:

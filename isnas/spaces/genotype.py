@@ -56,8 +56,10 @@ class CellGenotype:
     inputs: int = 2
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.nodes) <= MOST_NODES:
-            raise UserError(f"a cell needs 1 to {MOST_NODES} nodes, got {len(self.nodes)}")
+        if not self.nodes:
+            raise UserError("a cell needs at least one node, got none")
+        if len(self.nodes) > MOST_NODES:
+            raise UserError(f"a cell has {MOST_NODES} nodes at most, got {len(self.nodes)}")
         for node, edges in enumerate(self.nodes):
             state = self.inputs + node
             for edge in edges:
@@ -266,7 +268,7 @@ class Genotype:
             for kind, cell in data.items():
                 if len(cell["nodes"]) > MOST_NODES:
                     raise UserError(
-                        f"a cell needs 1 to {MOST_NODES} nodes, got {len(cell['nodes'])}"
+                        f"a cell has {MOST_NODES} nodes at most, got {len(cell['nodes'])}"
                     )
                 nodes = tuple(tuple(edge_of(pair) for pair in edges) for edges in cell["nodes"])
                 concat = tuple(integer(state) for state in cell["concat"])

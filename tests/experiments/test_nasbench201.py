@@ -31,7 +31,8 @@ from experiments.nasbench201 import (
 from figures import nasbench201 as figures
 from isnas.comparison.rows import read_rows
 from isnas.runtime.errors import UserError
-from isnas.spaces.nasbench201 import COLUMNS, Table, all_cells
+from isnas.spaces.nasbench201 import all_cells
+from isnas.tabular.nasbench201 import COLUMNS, Table
 from isnas.tasks.images import Dataset
 
 ROOT = Path(__file__).parents[2]

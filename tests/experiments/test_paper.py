@@ -29,13 +29,12 @@ from experiments._images import Subset, balanced, prepare_images
 from experiments._searches import DARTS, ONE_STAGE, SEARCHES, SHARING, TWO_STAGE
 from experiments._statistics import ceiling, interval_text, kendall, mean_interval, mean_tau
 from figures import experiments as figures
+from isnas import GENOTYPES, search
 from isnas.codes.sparse import NodeRecovery, SparseCode
-from isnas.commands import search
 from isnas.comparison.rows import read_about, read_rows
 from isnas.runs.records import RunRecord
 from isnas.runs.training import Training
 from isnas.runtime.errors import UserError
-from isnas.spaces.genotype import GENOTYPES
 from isnas.tasks.images import load_dataset
 
 ROOT = Path(__file__).parents[2]

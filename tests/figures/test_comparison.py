@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from figures import compare
-from isnas.comparison.methods import METHODS
+from isnas import METHODS
 from isnas.runtime.errors import UserError
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from figures import report
-from isnas.runs.options import EvaluateOptions, SearchOptions, TrainOptions
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 

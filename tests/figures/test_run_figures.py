@@ -15,9 +15,9 @@ from figures import cells, compare, freezing, sparsity, training
 from figures._node_code import draw_heat_map
 from figures._node_code import shares as shares_of
 from figures._runs import group_runs, open_groups
+from isnas import GENOTYPES
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
-from isnas.spaces.genotype import GENOTYPES
 
 Check = Callable[[Figure], list[str]]
 BrokenOff = Callable[..., Path]

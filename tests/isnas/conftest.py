@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 import torch
+from making import nodes_of
 from torch import Tensor
 
 from isnas.codes.sparse import NodeRecovery, SparseCode
@@ -123,7 +124,7 @@ def steer() -> Callable[..., None]:
         code: SparseCode, space: Space, choose: Callable[[Place], bool], size: float = 1.0
     ) -> None:
         with torch.no_grad():
-            for i, ((_, node), A) in enumerate(zip(code.nodes, code.A, strict=True)):
+            for i, ((_, node), A) in enumerate(zip(nodes_of(code), code.A, strict=True)):
                 wanted = [k for k, p in enumerate(space.candidates(node)) if choose(p)][:2]
                 z = torch.zeros(A.shape[1], dtype=A.dtype)
                 z[wanted] = size

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from making import random_genotype
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_hex
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.text import Text
 
+from isnas import GENOTYPES, DartsSpace
 from isnas.drawing import (
     Flow,
     draw_cell,
@@ -29,8 +31,9 @@ from isnas.drawing import (
     save_figure,
 )
 from isnas.runtime.errors import UserError
-from isnas.spaces.base import PRIMITIVES, Place, Space
-from isnas.spaces.genotype import GENOTYPES, CellGenotype, Edge, Genotype, random_genotype
+from isnas.spaces.base import Place, Space
+from isnas.spaces.darts import PRIMITIVES
+from isnas.spaces.genotype import CellGenotype, Edge, Genotype
 
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper end."""
@@ -222,7 +225,7 @@ def test_published(name: str, width: float | None) -> None:
 @pytest.mark.parametrize("inputs", [1, 2, 3])
 @pytest.mark.parametrize("nodes", range(1, 9))
 def test_random(nodes: int, inputs: int) -> None:
-    space = Space(nodes=nodes, inputs=inputs, kinds=("cell",))
+    space = DartsSpace(nodes=nodes, inputs=inputs, kinds=("cell",))
     generator = torch.Generator().manual_seed(10 * nodes + inputs)
     drawn = [random_genotype(space, generator, s) for s in (1, 1, 2, 2, 3)]
     drawn += [ragged_genotype(space, generator) for _ in range(4)]
@@ -234,7 +237,7 @@ def test_as_wide_as_asked_when_text_fits() -> None:
     generator = torch.Generator().manual_seed(0)
     for nodes in (2, 5, 8):
         for _ in range(3):
-            genotype = random_genotype(Space(nodes=nodes), generator)
+            genotype = random_genotype(DartsSpace(nodes=nodes), generator)
             assert draw_cells(genotype).get_figwidth() in (pytest.approx(3.4), pytest.approx(7))
 
 
@@ -282,22 +285,22 @@ def test_widths_show_coefficients() -> None:
 
 def test_coefficients_that_do_not_fit() -> None:
     genotype = GENOTYPES["DARTS_V2"]
-    values = {(n, e): 0.0 for n, edges in enumerate(genotype.normal.nodes) for e in edges}
-    draw_cell(genotype.normal, Figure().add_subplot(), coefficients=values)  # all zero is fine
+    values = {(n, e): 0.0 for n, edges in enumerate(genotype["normal"].nodes) for e in edges}
+    draw_cell(genotype["normal"], Figure().add_subplot(), coefficients=values)  # all zero is fine
     with pytest.raises(UserError, match="no coefficients for the reduction cell"):
         draw_cells(genotype, coefficients={"normal": values})
     values[0, Edge("sep_conv_3x3", 1)] = math.nan
     with pytest.raises(UserError, match="sep_conv_3x3 from state 1 to node 0 is nan"):
-        draw_cell(genotype.normal, Figure().add_subplot(), coefficients=values)
+        draw_cell(genotype["normal"], Figure().add_subplot(), coefficients=values)
     del values[0, Edge("sep_conv_3x3", 1)]
     with pytest.raises(UserError, match="sep_conv_3x3 from state 1 to node 0 is None"):
-        draw_cell(genotype.normal, Figure().add_subplot(), coefficients=values)
+        draw_cell(genotype["normal"], Figure().add_subplot(), coefficients=values)
 
 
 @pytest.mark.parametrize("flow", ["right", "down", None])
 @pytest.mark.parametrize("size", [(1.5, 1.2), (1.2, 4.0), (9.0, 5.0)])
 def test_draws_into_any_axis(size: tuple[float, float], flow: Flow | None) -> None:
-    cell = GENOTYPES["ISTA_twostage"].reduction
+    cell = GENOTYPES["ISTA_twostage"]["reduction"]
     ax = Figure(figsize=size, dpi=300).add_subplot()
     draw_cell(cell, ax, title="a cell", flow=flow)
     assert ax.get_title() == "a cell"
@@ -314,7 +317,7 @@ def test_draws_into_any_axis(size: tuple[float, float], flow: Flow | None) -> No
 
 
 def test_flow_turns_only_where_that_helps() -> None:
-    cell = GENOTYPES["ISTA_twostage"].reduction  # four layers deep
+    cell = GENOTYPES["ISTA_twostage"]["reduction"]  # four layers deep
 
     def goes_right(width: float) -> bool:
         ax = Figure(figsize=(width, 6)).add_axes((0, 0, 1, 1))

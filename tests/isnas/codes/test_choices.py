@@ -12,13 +12,13 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from isnas import DARTS_SPACE, GENOTYPES, Edge, Genotype, Space, UserError
+from isnas import DARTS_SPACE, GENOTYPES, DartsSpace, Edge, Genotype, Space, UserError
 from isnas.codes.choices import NONE, WIRINGS, Choices, Decision
-from isnas.spaces.nasbench201 import NASBENCH201_SPACE, all_cells, to_string
+from isnas.spaces.nasbench201 import NASBENCH201_SPACE, NASBench201Space, all_cells, to_string
 
-TINY = Space(primitives=("a", "b"), nodes=2, inputs=1, kinds=("cell",))
-TWO_KINDS = Space(primitives=("a", "b"), nodes=1, inputs=2, kinds=("one", "two"))
-EDGES = Space(("a", "b"), nodes=2, inputs=1, kinds=("cell",), one_per_edge=True, output=(2,))
+TINY = DartsSpace(primitives=("a", "b"), nodes=2, inputs=1, kinds=("cell",))
+TWO_KINDS = DartsSpace(primitives=("a", "b"), nodes=1, inputs=2, kinds=("one", "two"))
+EDGES = NASBench201Space(("a", "b"), nodes=2, output=(2,))
 
 SMALL: dict[str, Callable[[], Choices]] = {
     "one place": lambda: Choices(TINY, 1),
@@ -53,7 +53,7 @@ def every_node(choices: Choices, node: int) -> list[Node]:
         for size in range(len(edges) + 1)
         for kept in itertools.combinations(edges, size)
     ]
-    if space.one_per_edge:
+    if space.choices[0].groups is not None:
         return [kept for kept in sets if len({edge.source for edge in kept}) == len(kept)]
     return [kept for kept in sets if len(kept) == choices.s[node]]
 
@@ -85,15 +85,15 @@ class TestDecisions:
         choices = Choices(DARTS_SPACE)
         assert len(choices.decisions) == 2 * 4 * 2 * 2
         assert choices.decisions[:4] == (
-            Decision("normal", 0, "source", 2),
-            Decision("normal", 0, "operation", 7),
+            Decision("normal", 0, "source", 2, 0),
+            Decision("normal", 0, "operation", 7, 0),
         ) * 2  # fmt: skip
-        assert choices.decisions[-2] == Decision("reduction", 3, "source", 5)
+        assert choices.decisions[-2] == Decision("reduction", 3, "source", 5, 7)
 
     def test_of_nasbench201(self) -> None:
         decisions = Choices(NASBENCH201_SPACE).decisions
         assert [d.node for d in decisions] == [0, 1, 1, 2, 2, 2]
-        assert {d[2:] for d in decisions} == {("operation", 5)}
+        assert {d[2:4] for d in decisions} == {("operation", 5)}
 
     @pytest.mark.parametrize("name", SMALL)
     def test_sequences_lead_to_every_architecture_equally_often(self, name: str) -> None:
@@ -215,7 +215,7 @@ class TestMutation:
         genotype = choices.random(random)
         for _ in range(30):
             before, genotype = written(genotype), choices.mutate(genotype, random)
-            genotype.check(choices.space)
+            choices.space.check(genotype)
             changed = [
                 (a - b, b - a) for a, b in zip(before, written(genotype), strict=True) if a != b
             ]
@@ -330,7 +330,7 @@ class TestGrid:
             assert len({genotype[kind] for genotype in grid}) > points / 2
 
     def test_of_astronomical_size_is_lazy(self) -> None:
-        space = Space(nodes=8, one_per_edge=True)
+        space = NASBench201Space(tuple("abcdefg"), nodes=8, inputs=2, kinds=("normal", "reduction"), output=())
         choices = Choices(space)
         assert log2(choices.grid_size()) == pytest.approx(2 * 44 * 3)
         assert len({written(genotype) for genotype in choices.grid(points=5)}) == 5
@@ -391,7 +391,7 @@ def mutants(choices: Choices, nodes: Written) -> dict[Written, Fraction]:
 
     for i, node in enumerate(nodes):
         sources = range(space.inputs + of_node[i])
-        if space.one_per_edge:
+        if space.choices[0].groups is not None:
             for source in sources:
                 rest = frozenset(edge for edge in node if edge.source != source)
                 variants = [rest, *(rest | {Edge(name, source)} for name in names)]

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from making import build_supernet
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from isnas import DARTS_SPACE, Coefficients, Network, NetworkOptions, Place, Space, build_supernet
+from isnas import DARTS_SPACE, Coefficients, DartsSpace, Place, Space
 from isnas.codes.hierarchical import HierarchicalCode, WeightMasks, binary, operation_weights
+from isnas.networks.darts import Network, NetworkOptions
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE
 
-SMALL = Space(primitives=("skip_connect", "sep_conv_3x3", "max_pool_3x3"), nodes=2)
+SMALL = DartsSpace(primitives=("skip_connect", "sep_conv_3x3", "max_pool_3x3"), nodes=2)
 SPACES = [DARTS_SPACE, NASBENCH201_SPACE, SMALL]
 THRESHOLD = 5e-3
 
@@ -135,7 +137,7 @@ class TestSurvivors:
             for kind in space.kinds:
                 for node in range(space.nodes):
                     alive = [p for k, p, _, a in table if k == kind and p.node == node and a]
-                    if space.one_per_edge:
+                    if space.choices[0].groups is not None:
                         alive = [
                             place
                             for place in alive
@@ -288,7 +290,7 @@ class TestWeightMasks:
         assert not flat
 
     def test_a_network_without_weights_in_its_cells_has_none(self) -> None:
-        space = Space(primitives=("avg_pool_3x3",), nodes=1)
+        space = DartsSpace(primitives=("avg_pool_3x3",), nodes=1)
         network = build_supernet(NetworkOptions(2, 3, 4, 1, closing_norm="all"), space)
         masks = WeightMasks(network)
         assert masks.mask.shape == (0,) and masks() == {}

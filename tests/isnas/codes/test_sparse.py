@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from making import nodes_of
 from sklearn.linear_model import LassoLars
 
 from isnas import DARTS_SPACE, Place, Space, SparseCode, SparseCodeOptions, UserError
@@ -41,7 +42,7 @@ def by_node(code: SparseCode) -> list[torch.Tensor]:
         for place, value in zip(part.places, part.values, strict=True):
             found.setdefault((kind, place.node), []).append((place, value))
     ordered = []
-    for (kind, node), support in zip(code.nodes, code.support, strict=True):
+    for (kind, node), support in zip(nodes_of(code), code.support, strict=True):
         entries = dict(found[kind, node])
         candidates = code.space.candidates(node)
         assert set(entries) == {candidates[k] for k in support}
@@ -218,7 +219,7 @@ class TestRecovery:
         jolt(code, 0.1)
         b = [b.detach().clone() for b in code.b]
         recovery = code.recover()
-        assert [(found.kind, found.node) for found in recovery] == code.nodes
+        assert [(found.kind, found.node) for found in recovery] == nodes_of(code)
         for i, found in enumerate(recovery):
             z, support = before[i]
             assert found.support == code.support[i]
@@ -420,5 +421,6 @@ class TestOptions:
 
     def test_defaults_are_the_papers_but_for_the_matrix(self) -> None:
         options = SparseCodeOptions()
-        assert (options.m, options.s, options.lam, options.init_scale) == (7, 2, 1e-5, 1e-3)
+        assert set(options.lengths(DARTS_SPACE)) == {7} and set(options.places(DARTS_SPACE)) == {2}
+        assert (options.lam, options.init_scale) == (1e-5, 1e-3)
         assert (options.rule, options.matrix, options.reencode) == ("truncate", "gaussian", False)

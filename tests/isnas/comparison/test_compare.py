@@ -19,22 +19,25 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 import isnas
-from isnas import commands
-from isnas.comparison import compare as comparison
-from isnas.comparison import methods
-from isnas.comparison.compare import CHILDREN, SAMPLED, CompareOptions, changes_of, compare, sampled
-from isnas.comparison.methods import METHODS, Asking, Staged, chosen
+from isnas import GENOTYPES, METHODS
+from isnas import compare as comparison
+from isnas.comparison.compare import changes_of, compare
+from isnas.comparison.judging import CHILDREN, SAMPLED, sampled
 from isnas.comparison.referee import Budget, EpochCost, Meter, Spent, epoch_cost
 from isnas.comparison.rows import read_rows
 from isnas.networks.counting import count_multiply_adds
 from isnas.runs.loop import drive
-from isnas.runs.options import EvaluateOptions, RunOptions
 from isnas.runtime.errors import UserError
 from isnas.runtime.randomness import generator
-from isnas.searches.base import SupernetSearch, shared_accuracy
-from isnas.searches.black_box import RandomSearchOptions, random_search
-from isnas.spaces.genotype import GENOTYPES, Genotype
+from isnas.searches.base import SupernetSearch
+from isnas.searches.black_box import random_search
+from isnas.searches.registry import chosen
+from isnas.spaces.genotype import Genotype
 from isnas.tasks.images import Dataset, split_indices
+from isnas.tasks.registry import TASKS
+
+IMAGES = TASKS["images"]
+
 
 CPU = torch.device("cpu")
 N, TEST, BATCH = 64, 24, 8
@@ -284,7 +287,7 @@ class TestRows:
         x, y = (data.train_images[half] / 255 - 0.5) / 0.3, data.train_labels[half]
         batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
         for i, score in enumerate(shared["scores"]):
-            expected = shared_accuracy(stage.network, stage.alone(sampled(i)), batches)
+            expected = IMAGES.shared_score(stage.network, stage.alone(sampled(i)), batches)
             assert score == pytest.approx(expected)
         children = next(row for row in rows if row["method"] == CHILDREN)
         assert children["scores"] == [

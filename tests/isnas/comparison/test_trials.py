@@ -12,9 +12,8 @@ import torch
 
 import isnas
 from isnas.comparison.rows import Rows, read_rows
-from isnas.comparison.trials import run_or_resume, run_part, run_trials
+from isnas.comparison.trials import run_or_resume, run_trials
 from isnas.runs.loop import Part, Stage
-from isnas.runs.options import EvaluateOptions
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 

@@ -6,21 +6,12 @@ import math
 
 import pytest
 import torch
+from making import build_network, build_supernet, random_genotype
 from torch import Tensor, nn
 
-from isnas import (
-    DARTS_SPACE,
-    GENOTYPES,
-    Genotype,
-    Network,
-    NetworkOptions,
-    build_network,
-    build_supernet,
-    count_multiply_adds,
-    count_parameters,
-    random_genotype,
-)
+from isnas import DARTS_SPACE, GENOTYPES, Genotype, count_multiply_adds, count_parameters
 from isnas.networks.counting import PlaceCosts
+from isnas.networks.darts import Network, NetworkOptions
 
 
 def on_meta(name: str, *shape: int, **options: object) -> Network:

@@ -6,24 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from making import build_network, build_supernet
 from torch import Tensor, nn
 
-from isnas import (
-    DARTS_SPACE,
-    GENOTYPES,
-    PRIMITIVES,
-    CellGenotype,
-    Edge,
-    Genotype,
-    NetworkOptions,
-    UserError,
-    build_network,
-    build_supernet,
-    genotype_of,
-)
+from isnas import DARTS_SPACE, GENOTYPES, CellGenotype, Edge, Genotype, UserError
 from isnas.networks.core import drop_path
-from isnas.networks.darts import AuxiliaryHead, Outputs
+from isnas.networks.darts import AuxiliaryHead, NetworkOptions, Outputs
 from isnas.networks.operations import OPERATIONS
+from isnas.spaces.darts import PRIMITIVES
 
 
 def sequential(c: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
@@ -71,7 +61,7 @@ def cell_of(*nodes: str, concat: tuple[int, ...] = (2, 3, 4, 5)) -> CellGenotype
 
 
 def both(cell: CellGenotype) -> Genotype:
-    return Genotype((("normal", cell), ("reduction", cell)))
+    return Genotype(DARTS_SPACE, (("normal", cell), ("reduction", cell)))
 
 
 UNEVEN = both(
@@ -323,18 +313,18 @@ class TestGenotypeOfANetwork:
     @pytest.mark.parametrize("name", GENOTYPES)
     def test_is_the_one_it_was_built_of(self, name: str) -> None:
         network = build_network(GENOTYPES[name], 2, 3)
-        assert genotype_of(network).canonical() == GENOTYPES[name].canonical()
-        assert genotype_of(build_network(genotype_of(network), 2, 3)) == genotype_of(network)
+        assert Genotype.of(network).canonical() == GENOTYPES[name].canonical()
+        assert Genotype.of(build_network(Genotype.of(network), 2, 3)) == Genotype.of(network)
 
     @pytest.mark.parametrize("concat", [(2, 3, 4, 5), (4, 5), (5, 3, 2, 4)])
     def test_keeps_what_is_concatenated_and_in_which_order(self, concat: tuple[int, ...]) -> None:
         """As in AmoebaNet, whose output leaves out nodes; another order is another network to the weights."""
-        genotype = both(dataclasses.replace(GENOTYPES["DARTS_V2"].normal, concat=concat))
-        assert genotype_of(build_network(genotype, 2, 3)).normal.concat == concat
+        genotype = both(dataclasses.replace(GENOTYPES["DARTS_V2"]["normal"], concat=concat))
+        assert Genotype.of(build_network(genotype, 2, 3))["normal"].concat == concat
 
     def test_of_uneven_nodes(self) -> None:
-        assert genotype_of(build_network(UNEVEN, 2, 3)).canonical() == UNEVEN.canonical()
+        assert Genotype.of(build_network(UNEVEN, 2, 3)).canonical() == UNEVEN.canonical()
 
     def test_of_a_supernet_has_all_places(self) -> None:
-        places = genotype_of(build_supernet(NetworkOptions(2, 3))).places(DARTS_SPACE)
+        places = Genotype.of(build_supernet(NetworkOptions(2, 3))).places(DARTS_SPACE)
         assert places["normal"] == places["reduction"] == DARTS_SPACE.places()

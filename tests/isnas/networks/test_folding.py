@@ -7,25 +7,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from making import build_network, build_supernet, random_genotype
 from torch import Tensor, nn
 
 from isnas import (
     DARTS_SPACE,
     Coefficients,
     Genotype,
-    Network,
-    NetworkOptions,
     SparseCode,
     SparseCodeOptions,
     UserError,
-    build_network,
-    build_supernet,
     fold,
-    genotype_of,
 )
 from isnas.codes.softmax import SoftmaxCode
+from isnas.networks.darts import Network, NetworkOptions
 from isnas.networks.operations import bypassing
-from isnas.spaces.genotype import random_genotype
 
 KINDS = DARTS_SPACE.kinds
 Fill = Callable[[nn.Module, int], None]
@@ -119,7 +115,7 @@ class TestOutputs:
         folded = fold(supernet, code.coefficients())
         x = images(torch.float32)
         assert relative(folded(x), supernet(x, code.coefficients())) <= 1e-5
-        assert genotype_of(folded) == code.genotype()
+        assert Genotype.of(folded) == code.genotype()
 
 
 class TestFoldedNetwork:
@@ -129,7 +125,7 @@ class TestFoldedNetwork:
         folded = fold(supernet, coefficients)
         places = {kind: part.places for kind, part in coefficients.items()}
         genotype = Genotype.from_places(places, DARTS_SPACE)
-        assert genotype_of(folded) == genotype
+        assert Genotype.of(folded) == genotype
         built = build_network(
             genotype, 3, 4, 5, in_channels=1, auxiliary=True, closing_norm="all", seed=99
         ).eval()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_network, build_nasbench201_supernet, random_genotype
 
 from isnas import (
     SparseCode,
@@ -14,14 +15,8 @@ from isnas import (
     count_multiply_adds,
     count_parameters,
     fold,
-    random_genotype,
 )
-from isnas.networks.nasbench201 import (
-    NASBench201Network,
-    NASBench201Options,
-    build_nasbench201_network,
-    build_nasbench201_supernet,
-)
+from isnas.networks.nasbench201 import NASBench201Network, NASBench201Options
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE, parse_string, to_string
 
 # the node's edges decide: at most one operation each
@@ -55,7 +50,9 @@ def test_recovery_takes_one_operation_per_edge(rule: Any, reencode: bool) -> Non
     for seed in range(10):
         options = SparseCodeOptions(**{**vars(CODE), "rule": rule, "reencode": reencode})
         code = SparseCode(NASBENCH201_SPACE, options, seed=seed)
-        for support, places in zip(code.support, code.candidates, strict=True):
+        for support, places in zip(
+            code.support, [choice.candidates for choice in code.choices], strict=True
+        ):
             sources = [places[i].source for i in support]
             assert len(set(sources)) == len(sources) == len({p.source for p in places})
         to_string(code.genotype())  # which refuses two operations on an edge

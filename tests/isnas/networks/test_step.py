@@ -11,56 +11,46 @@ from typing import Any
 
 import pytest
 import torch
+from making import training_of
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import isnas
-from isnas.comparison.methods import METHODS, Staged
-from isnas.networks.core import train_affine
-from isnas.networks.darts import build_supernet
+from isnas import DARTS_SPACE, METHODS
+from isnas.networks.core import drop_path, train_affine
 from isnas.networks.folding import extract, fold
 from isnas.runs.loop import NoRun, Stage
-from isnas.runs.options import EvaluateOptions, RunOptions
-from isnas.runs.training import Training, check_compiler, network_options
+from isnas.runs.training import Training
+from isnas.runtime.devices import check_compiler
 from isnas.runtime.errors import UserError
 from isnas.runtime.memory import saved_bytes
 from isnas.searches.one_stage import OneStageTraining
+from isnas.searches.registry import METHODS, create_search
 from isnas.searches.two_stage import TwoStageSearch
-from isnas.spaces.base import DARTS_SPACE
 from isnas.tasks.images import Dataset
 
-STAGED = [name for name, method in METHODS.items() if isinstance(method, Staged)]
+STAGED = [name for name, method in METHODS.items() if not method.search.trains_children]
 ALONE = "discrete network"
 FROZEN = "ista-one-stage, frozen"
+WHOLE = {"drop_path": 0.3, "auxiliary_weight": 0.4, "cutout": 2}
 
 
 def build(
     name: str, dataset: Dataset, device: str = "cpu", cells: int = 3, **changes: Any
 ) -> Stage:
     """Return a stage that trains a tiny network, with all that a step can have."""
-    shape = {"channels": 4, "cells": cells, "batch_size": 8, **changes}
-    whole = {"drop_path": 0.3, "auxiliary_weight": 0.4, "cutout": 2}
+    options = {"channels": 4, "cells": cells, "batch_size": 8, **changes}
     if name == ALONE:
         genotype = build("ista-two-stage", dataset, device).genotype()
-        options = EvaluateOptions(**shape, **whole, epochs=2)
-        space_places = genotype.places(DARTS_SPACE)
-        network = build_supernet(
-            dataclasses.replace(network_options(options, dataset), auxiliary=True)
-        )
-        return Training(extract(network, space_places), options, dataset, torch.device(device))
-    method = METHODS[name.removesuffix(", frozen")]
-    if method.stage is OneStageTraining:
-        shape |= {**whole, "search_epochs": 1, "epochs": 2}
-    if method.prefix:
-        shape |= {"partial": 4, "edge_weights": True}
-    options: RunOptions = method.options(**shape, **method.fixed)
-    network = dataclasses.replace(
-        network_options(options, dataset), **method.stage.network_changes(options)
-    )
-    space = method.stage.supernet_space(DARTS_SPACE, options)
-    stage = method.stage(build_supernet(network, space), options, dataset, torch.device(device))
+        return training_of(genotype, dataset, device, **options, **WHOLE, epochs=2)
+    method = name.removesuffix(", frozen")
+    if method == "ista-one-stage":
+        options |= {**WHOLE, "search_epochs": 1, "epochs": 2}
+    if method == "pc-darts":
+        options |= {"warm_up": 0}
+    stage = create_search(method, DARTS_SPACE, dataset, device, **options)
     if name == FROZEN:
         stage.end_epoch(NoRun())
         stage.epoch = 2
@@ -163,10 +153,9 @@ def alone(stage: TwoStageSearch) -> Training:
     """Return the training of the same architecture by itself, with the same batch norms."""
     network = extract(stage.network, stage.code.places)
     train_affine(network.cells, False)
-    options = EvaluateOptions(batch_size=8)
-    data = stage.train_batches
+    data = stage.train_feed
     dataset = Dataset("toy", data._images, data._labels, (), (), tuple("0123"), (0.5,), (0.3,))
-    return Training(network, options, dataset, torch.device("cpu"))
+    return training_of(network, dataset, batch_size=8)
 
 
 class Kernels(TorchDispatchMode):
@@ -225,9 +214,9 @@ class TestWeightsStep:
         with torch.no_grad():
             coefficients = stage.code.coefficients()
         kept = [x, y, *stage.network.parameters(), *stage.network.buffers()]
-        found = saved_bytes(lambda: stage.weights.loss(x, y, coefficients)[0], kept)
+        found = saved_bytes(lambda: stage.weights.loss((x, y), coefficients)[0], kept)
         kept = [x, y, *single.network.parameters(), *single.network.buffers()]
-        assert found <= 1.02 * saved_bytes(lambda: single.weights.loss(x, y)[0], kept)
+        assert found <= 1.02 * saved_bytes(lambda: single.weights.loss((x, y))[0], kept)
 
     def test_same_state_of_the_optimizer(self, toy_data: Callable[..., Dataset]) -> None:
         """Of what has been active, and nothing else."""
@@ -247,10 +236,10 @@ class TestWeightsStep:
         kept = [x, y, *valid, *stage.network.parameters(), *stage.network.buffers()]
         with torch.no_grad():
             coefficients = stage.code.coefficients()
-        whole = saved_bytes(lambda: stage.weights.loss(x, y, coefficients)[0], kept)
+        whole = saved_bytes(lambda: stage.weights.loss((x, y), coefficients)[0], kept)
         with stage.weights.fixed():
             found = saved_bytes(
-                lambda: stage.weights.loss(*valid, stage.code.coefficients())[0], kept
+                lambda: stage.weights.loss(valid, stage.code.coefficients())[0], kept
             )
         assert found < 0.95 * whole
         stage.train_code(valid)
@@ -271,13 +260,9 @@ class TestWeightsStep:
         x, y = batch = next(stage.batches(2, 0))
         coefficients = stage.code.coefficients()
         folded = fold(stage.network, coefficients)
-        options = {name: getattr(stage.options, name) for name in ("drop_path", "auxiliary_weight")}
-        single = Training(
-            fold(stage.network, coefficients),
-            EvaluateOptions(batch_size=8, epochs=2, **options),
-            toy_data(),
-            torch.device("cpu"),
-        )
+        options = {name: WHOLE[name] for name in ("drop_path", "auxiliary_weight")}
+        folded_too = fold(stage.network, coefficients)
+        single = training_of(folded_too, toy_data(), batch_size=8, epochs=2, **options)
         single.epoch = 1  # halfway, as the stage is
         most = 1.1 * kernels_of(lambda: single.train_step(batch))  # of three cells only
         assert kernels_of(lambda: stage.train_step(batch)) <= most
@@ -318,7 +303,7 @@ class TestPrecision:
         for precision in ("float32", "bfloat16"):
             stage = build(name, toy_data(), precision=precision)
             coefficients = None if name == ALONE else stage.code.coefficients()
-            loss, _ = stage.weights.loss(*next(stage.batches(0, 0)), coefficients)
+            loss, _ = stage.weights.loss(next(stage.batches(0, 0)), coefficients)
             loss.backward()
             parameters = stage.weights.stateful()["network"].parameters()
             found.append([p.grad for p in parameters if p.grad is not None])
@@ -366,7 +351,8 @@ class TestCompiling:
         assert graphs.frame_count == 0
 
     def test_what_a_search_has_found(self, tmp_path: Path, graphs: CompileCounter) -> None:
-        options = isnas.SearchOptions(
+        isnas.search(
+            out=tmp_path / "run",
             channels=2,
             cells=3,
             epochs=1,
@@ -375,7 +361,6 @@ class TestCompiling:
             random_architectures=0,
             compile=True,
         )
-        isnas.search(options, tmp_path / "run")
         assert graphs.frame_count == 2, "the check that compiling works, and the network"
 
     def test_going_on_after_the_search(
@@ -403,8 +388,11 @@ class TestCompiling:
             x, coefficients = x.double(), None
             if name == FROZEN:
                 coefficients = stage.code.double().coefficients()
-            kept = stage.weights.kept(0.3, x, coefficients, "test").double()
-            loss, _ = stage.weights.loss(x, y, coefficients, 0.4, kept)
+            random = torch.Generator().manual_seed(0)
+            kept = drop_path(stage.network.active(coefficients), len(x), 0.3, random).double()
+            loss, _ = stage.weights.loss(
+                (x, y), coefficients, auxiliary_weight=0.4, kept=kept
+            )
             loss.backward()
             found.append({n: p.grad for n, p in stage.network.named_parameters()})
         plain, compiled = found

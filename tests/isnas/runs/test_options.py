@@ -9,9 +9,10 @@ import math
 import pytest
 import torch
 
-from isnas import CompareOptions, EvaluateOptions, SearchOptions, TrainOptions, UserError
-from isnas.runs.options import RunOptions, option_fields
-from isnas.runs.training import code_optimizer, cosine
+from isnas import UserError
+from isnas.runtime.options import option_fields
+from isnas.searches.two_stage import code_optimizer
+from isnas.runs.training import cosine
 
 ALL = (SearchOptions, EvaluateOptions, TrainOptions)
 

@@ -13,7 +13,7 @@ import pytest
 from isnas.runtime.errors import UserError
 from isnas.spaces.genotype import Genotype
 from isnas.runs.records import RunRecord
-from isnas.spaces.base import DARTS_SPACE
+from isnas import DARTS_SPACE
 
 BrokenOff = Callable[..., Path]
 

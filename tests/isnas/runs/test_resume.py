@@ -21,10 +21,10 @@ import pytest
 import torch
 
 import isnas
-from isnas import files
+
 from isnas.runtime.progress import Progress
 from isnas.runs.directory import Run
-from isnas.runs.training import score
+
 
 SEARCH = isnas.SearchOptions(
     channels=2,

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 import isnas
-from isnas import EvaluateOptions, cli, commands, files
+
 from isnas.runtime.progress import Progress
-from isnas.runs.training import Weights
+from isnas.runs.training import WeightTrainer as Weights
 
 
 class Scores(nn.Module):

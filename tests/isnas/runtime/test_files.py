@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from making import build_network
 
-from isnas import GENOTYPES, Genotype, UserError, build_network, load_network, save_network
+from isnas import GENOTYPES, Genotype, UserError, load_network, save_network
 from isnas.runtime.files import read_json, read_tensors, write_atomically, write_json, write_tensors
 
 DATA = {

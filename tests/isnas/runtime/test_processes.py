@@ -24,23 +24,28 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_supernet
 from torch import Tensor
 from torch.nn import functional as F
 
 import isnas
 from isnas.cli import main
-from isnas.commands import from_scratch, train_further
-from isnas.commands import test_saved as score_saved
-from isnas.networks.darts import NetworkOptions, build_supernet
+from isnas.commands.evaluate import test_saved as score_saved
+from isnas.commands.evaluate import train_further
+from isnas.networks.darts import NetworkOptions
 from isnas.networks.operations import synchronise
-from isnas.runs.training import Training, network_options
-from isnas.runtime import files
-from isnas.runtime import processes as distributed
+from isnas.runs.evaluation import from_scratch
+from isnas.runs.training import Training
 from isnas.runtime.processes import joined, part_of, processes, rank
-from isnas.searches.base import ones, shared_accuracy
+from isnas.runtime.processes import processes as distributed
+from isnas.searches.base import ones
 from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Batches, Dataset
+from isnas.tasks.registry import TASKS
+
+IMAGES = TASKS["images"]
+
 
 CPU = torch.device("cpu")
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -251,7 +256,7 @@ def shared_score() -> float:
         synchronise(supernet)
     batches = Batches(random_images(), batch_size=12, augment=False)
     coefficients = ones(isnas.GENOTYPES["DARTS_V2"], supernet, CPU)
-    return shared_accuracy(supernet, coefficients, batches.epoch(0))
+    return IMAGES.shared_score(supernet, coefficients, batches.epoch(0))
 
 
 WORK: dict[str, Callable[[], Any]] = {

@@ -7,21 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from isnas import DARTS_SPACE, Dataset, Genotype, build_network, build_supernet
-from isnas.networks.core import CellNetwork
-from isnas.networks.darts import NetworkOptions
-from isnas.networks.nasbench201 import (
-    NASBench201Options,
+from making import random_genotype, (
     build_nasbench201_network,
     build_nasbench201_supernet,
+    build_network,
+    build_supernet,
 )
+from torch import Tensor, nn
+
+from isnas import DARTS_SPACE, Dataset, Genotype
+from isnas.codes.choices import Choices
+from isnas.networks.core import CellNetwork
+from isnas.networks.darts import NetworkOptions
+from isnas.networks.nasbench201 import NASBench201Options
 from isnas.networks.operations import BatchNorm
-from isnas.runs.options import RunOptions
-from isnas.searches.base import SupernetSearch, ones, shared_accuracy
-from isnas.spaces.genotype import random_genotype
+from isnas.searches.base import SupernetSearch, ones
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE, parse_string
+from isnas.tasks.registry import TASKS
+
+IMAGES = TASKS["images"]
+
 
 CPU = torch.device("cpu")
 # an edge without an operation, a node without any
@@ -80,7 +85,7 @@ class TestSharedAccuracy:
         discrete.train()
         with torch.no_grad():
             right = sum(int((discrete(x).argmax(1) == y).sum()) for x, y in batches)
-        found = shared_accuracy(network, ones(genotype, network, CPU), iter(batches))
+        found = IMAGES.shared_score(network, ones(genotype, network, CPU), iter(batches))
         assert found == pytest.approx(right / 130, abs=1e-9)
         assert 0 < found < 1
         # with the gathered statistics it would be another one
@@ -97,7 +102,7 @@ class TestSharedAccuracy:
         for i, norm in enumerate(norms):
             norm.momentum = 0.1 + i / 1000
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        shared_accuracy(network, ones(genotype, network, CPU), batches_of(8, 8))
+        IMAGES.shared_score(network, ones(genotype, network, CPU), batches_of(8, 8))
         assert [norm.momentum for norm in norms] == [0.1 + i / 1000 for i in range(len(norms))]
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert all(p.grad is None for p in network.parameters())
@@ -112,7 +117,7 @@ class TestSharedAccuracy:
         cut = (bad[0][:, :, :, :0], bad[1])
         for batches, error in ([good, cut], RuntimeError), ([], ValueError):
             with pytest.raises(error):
-                shared_accuracy(network, coefficients, batches)
+                IMAGES.shared_score(network, coefficients, batches)
             for norm in network.modules():
                 if isinstance(norm, BatchNorm):
                     assert norm.momentum == 0.1
@@ -148,7 +153,7 @@ class TestSupernetSearch:
         self, toy_data: Callable[..., Dataset], n: int
     ) -> None:
         stage = plain_search(toy_data(n=n, classes=n))
-        halves = [set(b.indices.tolist()) for b in (stage.train_batches, stage.valid_batches)]
+        halves = [set(b.indices.tolist()) for b in (stage.train_feed, stage.valid_feed)]
         assert not halves[0] & halves[1]
         assert halves[0] | halves[1] == set(range(n))
         assert sorted(map(len, halves)) == [n // 2, n - n // 2]

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from making import edges_of
 
 from isnas import DARTS_SPACE, Genotype, Space, UserError
 from isnas.codes.choices import Choices
-from isnas.runs.options import option_fields
+from isnas.runtime.options import option_fields
 from isnas.searches.black_box import (
     BlackBoxOptions,
     EvolutionOptions,
     GenerationalOptions,
     GridOptions,
     OutOfBudget,
-    RandomSearchOptions,
     ReinforceOptions,
     ageing_evolution,
     generational_evolution,

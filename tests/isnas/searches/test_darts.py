@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_supernet, build_network, build_supernet, random_genotype
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from isnas import DARTS_SPACE, CellNetwork, Dataset, Space, UserError, build_network
-from isnas.networks.darts import build_supernet
-from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
-from isnas.networks.operations import BYPASS
-from isnas.runs.training import network_options
-from isnas.searches.base import shared_accuracy
-from isnas.searches.darts import DartsOptions, DartsSearch, kept_statistics, mixed_product
-from isnas.spaces.genotype import random_genotype
+from isnas import DARTS_SPACE, CellNetwork, DartsSpace, Dataset, Space, UserError
+from isnas.networks.nasbench201 import NASBench201Options
+from isnas.networks.operations import BYPASS, kept_statistics
+from isnas.searches.darts import DartsOptions, DartsSearch, mixed_product
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE
+from isnas.tasks.registry import TASKS
 
-SPACE = Space(primitives=("max_pool_3x3", "skip_connect", "dil_conv_3x3"), nodes=2)
+IMAGES = TASKS["images"]
+
+
+SPACE = DartsSpace(primitives=("max_pool_3x3", "skip_connect", "dil_conv_3x3"), nodes=2)
 UNREAD = dataclasses.replace(SPACE, output=(2,))  # node 1 has weights that no loss depends on
 OPTIONS = DartsOptions(channels=4, cells=3, batch_size=8, epochs=3, seed=3, learning_rate=0.1)
 PARTIAL = {"partial": 2, "edge_weights": True}
@@ -347,7 +348,9 @@ class TestSchedule:
         (end,) = drive(stage, recorder)
         genotype = stage.genotype()
         assert end == {"genotype": str(genotype)}
-        assert all(len(node) == 2 for node in (*genotype.normal.nodes, *genotype.reduction.nodes))
+        assert all(
+            len(node) == 2 for node in (*genotype["normal"].nodes, *genotype["reduction"].nodes)
+        )
         assert build_network(genotype, 4, 3, 4, in_channels=1)(torch.randn(2, 1, 8, 8)).shape
 
 
@@ -365,10 +368,10 @@ class TestOtherSpaces:
         drive(stage, recorder)
         assert not any(map(torch.equal, start, stage.code.parameters()))
         genotype = stage.genotype()
-        genotype.check(NASBENCH201_SPACE)
+        NASBENCH201_SPACE.check(genotype)
         for node in genotype["cell"].nodes:
             assert len({edge.source for edge in node}) == len(node)
-        shared_accuracy(stage.network, stage.alone(genotype), [next(stage.batches(0, 0))[1]])
+        IMAGES.shared_score(stage.network, stage.alone(genotype), [next(stage.batches(0, 0))[1]])
 
 
 class TestAlone:
@@ -384,7 +387,7 @@ class TestAlone:
             assert sorted(edges) == sorted({place[:2] for place in own})
             assert torch.equal(part.values, torch.ones(len(part.places)))
         batch = next(stage.batches(0, 0))[1]
-        assert 0 <= shared_accuracy(stage.network, coefficients, [batch]) <= 1
+        assert 0 <= IMAGES.shared_score(stage.network, coefficients, [batch]) <= 1
 
     def test_without_partial_channels_the_genotype_only(self, toy_data: Maker) -> None:
         stage = search_of(toy_data(), edge_weights=True)

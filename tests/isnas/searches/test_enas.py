@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_supernet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isnas import Coefficients, Dataset, Genotype, Space, UserError
 from isnas.networks.core import CellNetwork
 from isnas.networks.darts import NetworkOptions
-from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
-from isnas.searches.base import shared_accuracy
+from isnas.networks.nasbench201 import NASBench201Options
 from isnas.searches.enas import EnasOptions, EnasSearch
+from isnas.tasks.registry import TASKS
+
+IMAGES = TASKS["images"]
+
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -79,7 +83,7 @@ class TestPhases:
     ) -> None:
         """The batches go through the second half again and again, over the epochs, in another order each time."""
         stage = search_of(toy_data(n=64, classes=64))  # four batches in the half
-        half = stage.valid_batches.indices.tolist()
+        half = stage.valid_feed.indices.tolist()
         used: list[tuple[Genotype, list[int], float]] = []
         given: list[tuple[Any, list[float]]] = []
         score, step = stage.score, stage.reinforce.step
@@ -87,7 +91,7 @@ class TestPhases:
         def note(genotype: Genotype, batches: Any) -> float:
             ((x, y),) = batches
             found = score(genotype, [(x, y)])
-            assert found == shared_accuracy(stage.network, stage.alone(genotype), [(x, y)])
+            assert found == IMAGES.shared_score(stage.network, stage.alone(genotype), [(x, y)])
             used.append((genotype, y.tolist(), found))
             return found
 

@@ -8,30 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_supernet, build_supernet, random_genotype
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isnas import (
-    DARTS_SPACE,
-    Dataset,
-    Genotype,
-    Place,
-    Space,
-    UserError,
-    build_supernet,
-    genotype_of,
-)
+from isnas import DARTS_SPACE, DartsSpace, Dataset, Genotype, Place, Space, UserError
 from isnas.codes.hierarchical import operation_weights
-from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
-from isnas.runs.options import option_fields
-from isnas.runs.training import network_options
-from isnas.searches.base import shared_accuracy
+from isnas.networks.nasbench201 import NASBench201Options
+from isnas.runtime.options import option_fields
 from isnas.searches.hm_nas import HmNasOptions, HmNasSearch
-from isnas.spaces.genotype import random_genotype
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE
+from isnas.tasks.registry import TASKS
+
+IMAGES = TASKS["images"]
+
 
 CPU = torch.device("cpu")
-SMALL = Space(primitives=("skip_connect", "sep_conv_3x3", "avg_pool_3x3"), nodes=2)
+SMALL = DartsSpace(primitives=("skip_connect", "sep_conv_3x3", "avg_pool_3x3"), nodes=2)
 SPACES = [SMALL, NASBENCH201_SPACE]
 # masks move far in a step, so that a few steps suffice to turn some off
 OPTIONS = HmNasOptions(
@@ -245,7 +238,7 @@ class TestFound:
             for kind, part in coefficients.items()
         }
         assert stage.network.places == survivors
-        assert genotype_of(stage.network) == stage.genotype()
+        assert Genotype.of(stage.network) == stage.genotype()
 
     @pytest.mark.parametrize("space", SPACES)
     def test_masked_weights_are_zero_to_the_end_and_the_share_is_reported(
@@ -273,7 +266,7 @@ class TestFound:
         assert ends[-1]["genotype"] == str(stage.genotype())
         assert ends[-1]["places"] == sum(map(len, stage.network.places.values()))
         assert stage.trained_network() is stage.network
-        assert genotype_of(stage.network) == stage.genotype()
+        assert Genotype.of(stage.network) == stage.genotype()
         assert all(p.requires_grad for p in affine(stage.network))
         assert not same(norms, affine(stage.network))
 
@@ -288,7 +281,7 @@ class TestFound:
     def test_a_cell_without_weights_can_be_found(
         self, toy_data: Data, recorder: Any, drive: Drive
     ) -> None:
-        space = Space(primitives=("skip_connect", "avg_pool_3x3"), nodes=1, inputs=2)
+        space = DartsSpace(primitives=("skip_connect", "avg_pool_3x3"), nodes=1, inputs=2)
         stage = search_of(toy_data(), space)
         drive(stage, recorder)
         assert 0 <= stage.surviving_weights <= 1  # strided skips of reduction cells have weights
@@ -299,8 +292,8 @@ class TestFound:
         stage = search_of(toy_data())
         genotype = random_genotype(SMALL, torch.Generator().manual_seed(0), (2, 3))
         for _ in range(4):
-            score = shared_accuracy(
-                stage.supernet, stage.alone(genotype), stage.valid_batches.epoch(0)
+            score = IMAGES.shared_score(
+                stage.supernet, stage.alone(genotype), stage.valid_feed.epoch(0)
             )
             assert 0 <= score <= 1
             drive(stage, recorder, epochs=2)
@@ -408,5 +401,5 @@ def test_in_the_darts_space_any_number_of_places_is_found(
     assert Genotype.parse(str(genotype)) == genotype
     per_node = [len(edges) for kind in genotype.kinds for edges in genotype[kind].nodes]
     assert min(per_node) >= 1
-    sources = [Place(0, e.source, 0) for e in genotype.normal.nodes[3]]
+    sources = [Place(0, e.source, 0) for e in genotype["normal"].nodes[3]]
     assert len(sources) > len(set(sources))  # several operations on an edge

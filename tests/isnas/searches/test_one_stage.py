@@ -10,24 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_network, build_supernet, nodes_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isnas import (
     DARTS_SPACE,
+    DartsSpace,
     Dataset,
     Genotype,
     Place,
     Space,
     SparseCode,
-    TrainOptions,
     UserError,
-    build_network,
-    build_supernet,
     fold,
-    one_stage,
 )
-from isnas.runs.training import network_options
 from isnas.searches.one_stage import OneStageTraining
 
 CPU = torch.device("cpu")
@@ -70,8 +67,8 @@ def size_of(genotype: Genotype) -> int:
 
 
 def norms_of(stage: OneStageTraining, node: int) -> list[nn.BatchNorm2d]:
-    """The batch norms of the active operations of node `code.nodes[node]`."""
-    kind, number = stage.code.nodes[node]
+    """The batch norms of the active operations of node `nodes_of(code)[node]`."""
+    kind, number = nodes_of(stage.code)[node]
     places = [p for p in stage.code.places[kind] if p.node == number]
     return [
         module
@@ -496,12 +493,12 @@ class TestSizeLimit:
         stage = training(toy_data(), search_epochs=10)
         drive(stage, recorder, epochs=1, before_end=self.becoming(LARGEST, steer))
         assert recorder.refused == [False]
-        for edges in stage.code.genotype().normal.nodes:
+        for edges in stage.code.genotype()["normal"].nodes:
             assert {edge.operation for edge in edges} == {LARGEST}
 
     def test_works_in_other_spaces(self, toy_data: Data) -> None:
-        stage = training(toy_data(), Space(nodes=2), size_limit=10**6)
-        assert len(stage.code.genotype().normal.nodes) == 2
+        stage = training(toy_data(), DartsSpace(nodes=2), size_limit=10**6)
+        assert len(stage.code.genotype()["normal"].nodes) == 2
 
 
 class TestState:

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_supernet, build_supernet, random_genotype
 from torch import Tensor
 
-from isnas import DARTS_SPACE, Dataset, Genotype, UserError, build_supernet
-from isnas.networks.core import CellNetwork, Place
-from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
-from isnas.runs.training import network_options
+from isnas import DARTS_SPACE, Dataset, Genotype, Place, UserError
+from isnas.networks.core import CellNetwork
+from isnas.networks.nasbench201 import NASBench201Options
 from isnas.searches.enas import EnasOptions, EnasSearch
 from isnas.searches.path_search import PathSearch, Scores
 from isnas.searches.random_sharing import RandomSharingOptions, RandomSharingSearch
-from isnas.spaces.genotype import random_genotype
 
 CPU = torch.device("cpu")
 SMALL = {"channels": 2, "cells": 3, "batch_size": 8, "epochs": 2, "seed": 3}
@@ -102,7 +101,7 @@ class TestSteps:
     ) -> None:
         """Also where the second half has a batch less."""
         stage = search_of(search, toy_data(n=33, classes=33), batch_size=2)
-        first = set(stage.train_batches.indices.tolist())
+        first = set(stage.train_feed.indices.tolist())
         labels = [y for _, y in stage.batches(0, 0)]
         assert len(labels) == stage.steps == len(first) // 2
         assert set(torch.cat(labels).tolist()) <= first
@@ -134,7 +133,7 @@ class TestSteps:
 
         monkeypatch.setattr(stage, "score", note)
         drive(stage, recorder)
-        halves = [set(b.indices.tolist()) for b in (stage.train_batches, stage.valid_batches)]
+        halves = [set(b.indices.tolist()) for b in (stage.train_feed, stage.valid_feed)]
         assert set(trained) == halves[0]
         assert set(scored) <= halves[1] and scored
 
@@ -189,7 +188,7 @@ class TestChoice:
         """Mixed, the same ones always, unvaried, in whole batches; at most the half."""
         data = toy_data(n=66, classes=66)
         stage = search_of(RandomSharingSearch, data)
-        half = stage.valid_batches.indices.tolist()
+        half = stage.valid_feed.indices.tolist()
         everything = [y.tolist() for _, y in stage.validation().epoch(0)]
         assert list(map(len, everything)) == [8, 8, 8, 8]  # the incomplete one is left out
         flat = [label for labels in everything for label in labels]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_nasbench201_supernet
 from scipy.stats import chisquare
 
 from isnas import Dataset, Genotype, UserError
-from isnas.networks.nasbench201 import NASBench201Options, build_nasbench201_supernet
+from isnas.networks.nasbench201 import NASBench201Options
 from isnas.searches.random_sharing import RandomSharingOptions, RandomSharingSearch
 from isnas.spaces.nasbench201 import to_string
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from making import build_supernet, nodes_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isnas import DARTS_SPACE, Coefficients, Dataset, SearchOptions, build_supernet
-from isnas.runs.training import network_options
+from isnas import DARTS_SPACE, Coefficients, Dataset
 from isnas.searches.two_stage import TwoStageSearch
 
 OPTIONS = SearchOptions(
@@ -56,7 +56,7 @@ def formula(stage: TwoStageSearch, codes: list[Tensor]) -> dict[str, Coefficient
     }
     code = stage.code
     for (kind, node), A, z, S, b in zip(
-        code.nodes, code.A, code.z, code.support, codes, strict=True
+        nodes_of(code), code.A, code.z, code.support, codes, strict=True
     ):
         E = A.T @ A - torch.eye(A.shape[1], dtype=A.dtype)
         c = A.T @ b - E @ z

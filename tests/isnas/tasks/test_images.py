@@ -21,7 +21,6 @@ from torchvision.transforms import functional as TF
 
 from isnas.runtime.errors import UserError
 from isnas.runtime.randomness import generator, seed_of
-from isnas.tasks import images as data
 from isnas.tasks.augmentation import Augmentation, normalise, random_part
 from isnas.tasks.images import (
     Batches,
