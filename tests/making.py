@@ -14,6 +14,8 @@ from isnas.networks.registry import family
 from isnas.runs.options import RuntimeOptions
 from isnas.runs.evaluation import evaluation_schema, from_scratch
 from isnas.runs.training import Training, WeightTrainer
+from isnas.searches.base import Search, Setting
+from isnas.searches.registry import METHODS, search_options
 from isnas.tasks.base import OptimizerOptions
 from isnas.tasks.registry import TASKS
 
@@ -95,3 +97,14 @@ def training_of(
     if isinstance(network, Genotype):
         network = from_scratch(network, recipe, IMAGES, data)
     return Training(network, recipe, IMAGES, data, torch.device(device))
+
+
+def search_with(
+    supernet: CellNetwork, method: str, data: Dataset, preset: str = "quick", **options: Any
+) -> Search:
+    """Return a search with a super-net that is there already."""
+    space = supernet.space
+    setting = Setting(
+        space, IMAGES, data, torch.device("cpu"), search_options(method, space, preset, **options)
+    )
+    return METHODS[method].search(supernet, setting)

@@ -215,10 +215,10 @@ class OneStageTraining(SupernetSearch):
         return self.train_feed.epoch(epoch, start)
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
-        done = 0.0
+        done = None
         if self.searched is not None:
             done = (self.epoch - self.searched) / self.options.optimizer.epochs
-        self.weights.set_learning_rate(done, self.epoch)
+        self.weights.set_learning_rate(done or 0.0, self.epoch)
         coefficients = self.code.coefficients()
         names = ("drop path", "one-stage", self.epoch, self.step)
         random = generator(self.seed, *names, device=self.device)

@@ -296,7 +296,7 @@ class Task(ABC):
         network: CellNetwork,
         batch: Any,
         options: Any,
-        done: float,
+        done: float | None,
         coefficients: Mapping[str, Coefficients] | None,
         random: torch.Generator,
     ) -> dict[str, Any]:
@@ -308,8 +308,8 @@ class Task(ABC):
         batch
         options
             Of the class `regularization_options`.
-        done : float
-            Share of the training that is done, 0 to 1.
+        done : float or None
+            Share of the training that is done, 0 to 1; None while an architecture is searched at the same time.
         coefficients : mapping of kind to Coefficients or None
             With which the network will be run.
         random : torch.Generator

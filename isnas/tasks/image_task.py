@@ -283,12 +283,12 @@ class ImageTask(Task):
         network: CellNetwork,
         batch: Batch,
         options: ImageRegularizationOptions,
-        done: float,
+        done: float | None,
         coefficients: Mapping[str, Coefficients] | None,
         random: torch.Generator,
     ) -> dict[str, Any]:
         found: dict[str, Any] = {"auxiliary_weight": options.auxiliary_weight}
-        if options.drop_path > 0:
+        if options.drop_path > 0 and done is not None:
             active = network.active(coefficients)
             found["kept"] = drop_path(active, len(batch[0]), options.drop_path * done, random)
         return found

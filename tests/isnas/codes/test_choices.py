@@ -330,7 +330,9 @@ class TestGrid:
             assert len({genotype[kind] for genotype in grid}) > points / 2
 
     def test_of_astronomical_size_is_lazy(self) -> None:
-        space = NASBench201Space(tuple("abcdefg"), nodes=8, inputs=2, kinds=("normal", "reduction"), output=())
+        space = NASBench201Space(
+            tuple("abcdefg"), nodes=8, inputs=2, kinds=("normal", "reduction"), output=()
+        )
         choices = Choices(space)
         assert log2(choices.grid_size()) == pytest.approx(2 * 44 * 3)
         assert len({written(genotype) for genotype in choices.grid(points=5)}) == 5

@@ -22,9 +22,7 @@ CHOICES: dict[str, Callable[[], Choices]] = {
     # the second node has three of its four places: most options are forbidden at some time
     "masked": lambda: Choices(Space(("a", "b"), nodes=2, inputs=1, kinds=("cell",)), (1, 3)),
     "two kinds": lambda: Choices(Space(("a", "b"), nodes=1, inputs=2, kinds=("one", "two")), 1),
-    "edges": lambda: Choices(
-        NASBench201Space(("a", "b"), nodes=2, output=())
-    ),
+    "edges": lambda: Choices(NASBench201Space(("a", "b"), nodes=2, output=())),
 }
 
 

@@ -7,26 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from making import random_genotype, (
+from making import (
+    IMAGES,
     build_nasbench201_network,
     build_nasbench201_supernet,
     build_network,
     build_supernet,
+    random_genotype,
 )
 from torch import Tensor, nn
 
 from isnas import DARTS_SPACE, Dataset, Genotype
-from isnas.codes.choices import Choices
 from isnas.networks.core import CellNetwork
 from isnas.networks.darts import NetworkOptions
 from isnas.networks.nasbench201 import NASBench201Options
 from isnas.networks.operations import BatchNorm
-from isnas.searches.base import SupernetSearch, ones
+from isnas.searches.base import Setting, SupernetSearch, ones
+from isnas.searches.registry import search_options
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE, parse_string
-from isnas.tasks.registry import TASKS
-
-IMAGES = TASKS["images"]
-
 
 CPU = torch.device("cpu")
 # an edge without an operation, a node without any
@@ -140,11 +138,9 @@ class Plain(SupernetSearch):
 
 
 def plain_search(data: Dataset, **changes: Any) -> Plain:
-    options = RunOptions(**{"batch_size": 8, "epochs": 2, "seed": 3, **changes})
-    shape = NASBench201Options(
-        channels=2, cells=1, classes=len(data.classes), in_channels=data.channels
-    )
-    return Plain(build_nasbench201_supernet(shape), options, data, CPU)
+    values = {"channels": 2, "cells": 1, "batch_size": 8, "epochs": 2, "seed": 3, **changes}
+    options = search_options("ista-two-stage", NASBENCH201_SPACE, **values)
+    return Plain.create(Setting(NASBENCH201_SPACE, IMAGES, data, CPU, options))
 
 
 class TestSupernetSearch:
@@ -162,7 +158,7 @@ class TestSupernetSearch:
             assert set(train[1].tolist()) <= halves[0]
             assert set(valid[1].tolist()) <= halves[1]
         other = plain_search(toy_data(n=n, classes=n), seed=4)
-        assert set(other.train_batches.indices.tolist()) != halves[0]
+        assert set(other.train_feed.indices.tolist()) != halves[0]
 
     def test_weights_learn_and_affine_parts_of_cells_rest(
         self, toy_data: Callable[..., Dataset], recorder: Any, drive: Callable[..., Any]
@@ -176,9 +172,9 @@ class TestSupernetSearch:
             affine = of_cell and p.ndim == 1
             moves = not affine and (not of_cell or any(key in name for key in active))
             assert torch.equal(p, before[name]) != moves, name
-        assert stage.space is NASBENCH201_SPACE
+        assert stage.space == NASBENCH201_SPACE
 
-    def test_defaults_of_a_method(self) -> None:
-        options = RunOptions()
-        assert SupernetSearch.network_changes(options) == {"closing_norm": "pooling"}
-        assert SupernetSearch.supernet_space(DARTS_SPACE, options) is DARTS_SPACE
+    def test_the_supernet_has_the_role_of_the_method(
+        self, toy_data: Callable[..., Dataset]
+    ) -> None:
+        assert plain_search(toy_data()).network.options.closing_norm == "pooling"

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from making import build_nasbench201_supernet, build_network, build_supernet, random_genotype
+from making import (
+    build_network,
+    random_genotype,
+    search_with,
+)
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from isnas import DARTS_SPACE, CellNetwork, DartsSpace, Dataset, Space, UserError
-from isnas.networks.nasbench201 import NASBench201Options
 from isnas.networks.operations import BYPASS, kept_statistics
 from isnas.searches.darts import DartsOptions, DartsSearch, mixed_product
+from isnas.searches.registry import METHODS, create_search, search_options
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE
 from isnas.tasks.registry import TASKS
 
@@ -27,20 +31,25 @@ IMAGES = TASKS["images"]
 
 SPACE = DartsSpace(primitives=("max_pool_3x3", "skip_connect", "dil_conv_3x3"), nodes=2)
 UNREAD = dataclasses.replace(SPACE, output=(2,))  # node 1 has weights that no loss depends on
-OPTIONS = DartsOptions(channels=4, cells=3, batch_size=8, epochs=3, seed=3, learning_rate=0.1)
+OPTIONS = dict(
+    channels=4,
+    cells=3,
+    batch_size=8,
+    epochs=3,
+    seed=3,
+    learning_rate=0.1,
+    weight_decay=3e-4,
+    architecture_learning_rate=3e-3,
+)
 PARTIAL = {"partial": 2, "edge_weights": True}
-CPU = torch.device("cpu")
 Drive = Callable[..., list[dict[str, Any]]]
 Maker = Callable[..., Dataset]
 
 
 def search_of(data: Dataset, space: Space = SPACE, **changes: Any) -> DartsSearch:
-    options = DartsOptions(**{**OPTIONS.to_json(), **changes})
-    shape = dataclasses.replace(
-        network_options(options, data), **DartsSearch.network_changes(options)
-    )
-    supernet = build_supernet(shape, DartsSearch.supernet_space(space, options), seed=options.seed)
-    return DartsSearch(supernet, options, data, CPU)
+    values = {**OPTIONS, **changes}
+    order = values.pop("order", 1)
+    return create_search(f"darts-{order}", space, data, **values)
 
 
 def in_float64(stage: DartsSearch) -> DartsSearch:
@@ -92,7 +101,7 @@ class TestFirstOrder:
                 mean[i] = 0.5 * mean[i] + 0.5 * gradient
                 square[i] = 0.999 * square[i] + 0.001 * gradient**2
                 m, v = mean[i] / (1 - 0.5**step), square[i] / (1 - 0.999**step)
-                rate = OPTIONS.architecture_learning_rate
+                rate = OPTIONS["architecture_learning_rate"]
                 values[i] = values[i] - rate * m / (v.sqrt() + 1e-8)
             metrics = stage.train_step((train, valid))
             assert float(metrics["valid_loss"]) == pytest.approx(loss.item())
@@ -270,10 +279,10 @@ class TestSecondOrder:
         network, weights = moved([], 0.0)
         gradients = torch.autograd.grad(loss_of(network, stage.code, train), weights)
         steps = [
-            gradient + OPTIONS.weight_decay * w
+            gradient + OPTIONS["weight_decay"] * w
             for gradient, w in zip(gradients, copied(weights), strict=True)
         ]
-        network, weights = moved(steps, -OPTIONS.learning_rate)
+        network, weights = moved(steps, -OPTIONS["learning_rate"])
         both = torch.autograd.grad(loss_of(network, stage.code, valid), [*code, *weights])
         first, v = both[: len(code)], list(both[len(code) :])
         epsilon = 0.01 / float(torch.cat([part.flatten() for part in v]).norm())
@@ -282,7 +291,7 @@ class TestSecondOrder:
             for e in (epsilon, -epsilon)
         )
         expected = [
-            f - OPTIONS.learning_rate * (u - d) / (2 * epsilon)
+            f - OPTIONS["learning_rate"] * (u - d) / (2 * epsilon)
             for f, u, d in zip(first, up, down, strict=True)
         ]
         found, _ = stage.architecture_gradients(train, valid)
@@ -359,11 +368,9 @@ class TestOtherSpaces:
     def test_nasbench201(
         self, toy_data: Maker, recorder: Any, drive: Drive, changes: dict[str, Any]
     ) -> None:
-        options = dataclasses.replace(OPTIONS, epochs=1, **changes)
-        shape = NASBench201Options(4, 1, 4, 1, **DartsSearch.network_changes(options))
-        space = DartsSearch.supernet_space(NASBENCH201_SPACE, options)
-        supernet = build_nasbench201_supernet(shape, space)
-        stage = DartsSearch(supernet, options, toy_data(), CPU)
+        stage = search_of(
+            toy_data(), NASBENCH201_SPACE, epochs=1, cells=1, **{"order": 1, **changes}
+        )
         start = copied(stage.code.parameters())
         drive(stage, recorder)
         assert not any(map(torch.equal, start, stage.code.parameters()))
@@ -398,38 +405,43 @@ class TestAlone:
 
 class TestOptions:
     def test_papers_constants(self) -> None:
-        darts, pc = DartsOptions.preset("paper"), DartsOptions.preset("pc-paper")
+        darts = search_options("darts-1", DARTS_SPACE, "paper")
+        pc = search_options("pc-darts", DARTS_SPACE, "paper")
         shared = {
             "data": "cifar10",
             "channels": 16,
             "cells": 8,
             "epochs": 50,
-            "min_learning_rate": 0.001,
             "momentum": 0.9,
             "weight_decay": 3e-4,
             "clip": 5.0,
             "architecture_weight_decay": 1e-3,
-            "s": 2,
         }
         for options in (darts, pc):
-            assert {name: getattr(options, name) for name in shared} == shared
-        assert (darts.batch_size, darts.learning_rate, darts.architecture_learning_rate) == (
-            64,
-            0.025,
-            3e-4,
+            flat = options.to_json()
+            assert {name: flat[name] for name in shared} == shared
+            assert {choice.s for choice in DARTS_SPACE.choices} == {2} and flat["s"] is None
+        assert (darts.optimizer.batch_size, pc.optimizer.batch_size) == (64, 256)
+        assert (darts.optimizer.learning_rate, pc.optimizer.learning_rate) == (0.025, 0.1)
+        assert (darts.optimizer.min_learning_rate, pc.optimizer.min_learning_rate) == (0.001, 0.0)
+        rates = [options.method.architecture_learning_rate for options in (darts, pc)]
+        assert rates == [3e-4, 6e-4]
+        assert (darts.method.partial, darts.method.edge_weights, darts.method.warm_up) == (
+            1,
+            False,
+            0,
         )
-        assert (darts.partial, darts.edge_weights, darts.warm_up) == (1, False, 0)
-        assert (pc.batch_size, pc.learning_rate, pc.architecture_learning_rate) == (256, 0.1, 6e-4)
-        assert (pc.partial, pc.edge_weights, pc.warm_up) == (4, True, 15)
+        assert (pc.method.partial, pc.method.edge_weights, pc.method.warm_up) == (4, True, 15)
 
-    @pytest.mark.parametrize("kind", ["", "pc-"])
-    def test_quick_has_ten_times_the_architectures_learning_rate(self, kind: str) -> None:
-        quick, paper = (DartsOptions.preset(kind + name) for name in ("quick", "paper"))
-        ratio = quick.architecture_learning_rate / paper.architecture_learning_rate
+    @pytest.mark.parametrize("method", ["darts-1", "darts-2", "pc-darts"])
+    def test_quick_has_ten_times_the_architectures_learning_rate(self, method: str) -> None:
+        quick, paper = (search_options(method, DARTS_SPACE, name) for name in ("quick", "paper"))
+        ratio = quick.method.architecture_learning_rate / paper.method.architecture_learning_rate
         assert ratio == pytest.approx(10)
-        assert quick.data == "digits" and quick.channels % quick.partial == 0
-        assert quick.warm_up == (0 if kind == "" else quick.epochs // 3)
-        assert DartsOptions.from_json(quick.to_json()) == quick
+        assert quick.data.data == "digits" and quick.network.channels % quick.method.partial == 0
+        assert quick.method.warm_up == (5 if method == "pc-darts" else 0)
+        schema = METHODS[method].schema(DARTS_SPACE)
+        assert schema.from_json(quick.to_json()) == quick
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -439,7 +451,6 @@ class TestOptions:
             ({"partial": 0}, "partial must be at least 1"),
             ({"s": 0}, "s must be whole numbers of at least 1, got 0"),
             ({"s": (1, 0)}, r"s must be whole numbers of at least 1, got \(1, 0\)"),
-            ({"warm_up": 15}, "warm_up must be below epochs, 15, or nothing is searched; got 15"),
             ({"architecture_learning_rate": -1.0}, "must be at least 0"),
         ],
     )
@@ -447,8 +458,12 @@ class TestOptions:
         with pytest.raises(UserError, match=message):
             DartsOptions(**changes)
 
+    def test_a_search_of_nothing_is_refused(self, toy_data: Maker) -> None:
+        message = "warm_up must be below epochs, 3, or nothing is searched; got 3"
+        with pytest.raises(UserError, match=message):
+            search_of(toy_data(), warm_up=3)
+
     def test_network_of_other_partial_channels_is_refused(self, toy_data: Maker) -> None:
         supernet: CellNetwork = search_of(toy_data()).network
-        options = dataclasses.replace(OPTIONS, **PARTIAL)
         with pytest.raises(UserError, match="super-net has partial = 1, the options have 2"):
-            DartsSearch(supernet, options, toy_data(), CPU)
+            search_with(supernet, "darts-1", toy_data(), **OPTIONS, **PARTIAL)

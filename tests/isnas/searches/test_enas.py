@@ -10,38 +10,35 @@ from typing import Any
 
 import pytest
 import torch
-from making import build_nasbench201_supernet
+from making import search_with
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isnas import Coefficients, Dataset, Genotype, Space, UserError
+from isnas import DARTS_SPACE, NASBENCH201_SPACE, Coefficients, Dataset, Genotype, Space, UserError
 from isnas.networks.core import CellNetwork
 from isnas.networks.darts import NetworkOptions
-from isnas.networks.nasbench201 import NASBench201Options
 from isnas.searches.enas import EnasOptions, EnasSearch
+from isnas.searches.registry import create_search, search_options
 from isnas.tasks.registry import TASKS
 
 IMAGES = TASKS["images"]
 
 
-CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
     "channels": 2,
-    "cells": 3,
+    "cells": 1,
     "batch_size": 8,
     "epochs": 2,
     "controller_steps": 2,
     "samples": 3,
     "final_samples": 3,
-    "validation_images": 8,
+    "validation_amount": 8,
     "controller_hidden": 8,
 }
 
 
 def search_of(data: Dataset, **changes: Any) -> EnasSearch:
-    options = EnasOptions(**{**SMALL, **changes})
-    shape = NASBench201Options(2, 1, len(data.classes), data.channels)
-    return EnasSearch(build_nasbench201_supernet(shape, seed=0), options, data, CPU)
+    return create_search("enas", NASBENCH201_SPACE, data, **{**SMALL, **changes})
 
 
 def copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,6 +124,12 @@ class TestPhases:
         assert len(stage.scores) == 1  # drawn three times, scored once
 
 
+class Toy(Space):
+    """Two kinds of small cells."""
+
+    name, network = "toy", "darts"
+
+
 class Contrived(CellNetwork):
     """Right about a share of the images, that of good places (the first primitive) among those that run."""
 
@@ -162,11 +165,14 @@ class TestLearning:
         data = toy_data(classes=2)
         brighter = data.train_labels.to(torch.uint8)[:, None, None, None] * 127
         data = replace(data, train_images=data.train_images // 2 + brighter)
-        space = Space(("skip_connect", "avg_pool_3x3"), 2, 1, ("one", "other"))
+        space = Toy(("skip_connect", "avg_pool_3x3"), 2, 1, ("one", "other"))
         # a looser bound than the published one, by which no option of two gets more than 0.71
         changes = {**SMALL, "epochs": 3, "controller_steps": 20, "op_tanh_reduce": 0.3, "s": 1}
-        options = EnasOptions.preset(preset, **changes)
-        stage = EnasSearch(Contrived(space), options, data, CPU)
+        changes |= {"cells": 3}
+        if preset == "paper":
+            paper = search_options("enas", DARTS_SPACE, "paper").method
+            changes = {**vars(paper), **changes}
+        stage = search_with(Contrived(space), "enas", data, **changes)
 
         def mean() -> float:
             with torch.no_grad():
@@ -186,16 +192,17 @@ class TestLearning:
 class TestOptions:
     def test_paper(self) -> None:
         """``scripts/cifar10_micro_search.sh``; the code's penalty is 1e-4 times the sum of squares, without a half."""
-        paper = EnasOptions.preset("paper")
-        assert (paper.epochs, paper.batch_size, paper.channels) == (150, 160, 20)
-        assert (paper.learning_rate, paper.min_learning_rate) == (0.05, 0.0005)
-        assert paper.weight_decay == 2 * 1e-4
-        assert (paper.controller_steps, paper.samples, paper.controller_hidden) == (30, 10, 64)
-        assert (paper.controller_learning_rate, paper.baseline_decay) == (3.5e-3, 0.99)
-        assert (paper.entropy_weight, paper.temperature) == (1e-4, 1.0)
-        assert (paper.tanh_constant, paper.op_tanh_reduce) == (1.1, 2.5)
-        quick = EnasOptions.preset("quick")
-        assert quick.controller_learning_rate == 10 * paper.controller_learning_rate
+        paper = search_options("enas", DARTS_SPACE, "paper")
+        optimizer, method = paper.optimizer, paper.method
+        assert (optimizer.epochs, optimizer.batch_size, paper.network.channels) == (150, 160, 20)
+        assert (optimizer.learning_rate, optimizer.min_learning_rate) == (0.05, 0.0005)
+        assert optimizer.weight_decay == 2 * 1e-4
+        assert (method.controller_steps, method.samples, method.controller_hidden) == (30, 10, 64)
+        assert (method.controller_learning_rate, method.baseline_decay) == (3.5e-3, 0.99)
+        assert (method.entropy_weight, method.temperature) == (1e-4, 1.0)
+        assert (method.tanh_constant, method.op_tanh_reduce) == (1.1, 2.5)
+        quick = search_options("enas", DARTS_SPACE).method
+        assert quick.controller_learning_rate == 10 * method.controller_learning_rate
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from making import build_network, build_supernet, nodes_of
+from making import build_network, nodes_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,10 +24,11 @@ from isnas import (
     UserError,
     fold,
 )
+from isnas.searches import one_stage
 from isnas.searches.one_stage import OneStageTraining
+from isnas.searches.registry import create_search
 
-CPU = torch.device("cpu")
-OPTIONS = TrainOptions(
+OPTIONS = dict(
     channels=2,
     cells=3,
     batch_size=16,
@@ -50,10 +50,7 @@ Steer = Callable[..., None]
 
 
 def training(data: Dataset, space: Space = DARTS_SPACE, **changes: Any) -> OneStageTraining:
-    options = replace(OPTIONS, **changes)
-    shape = network_options(options, data, "all", auxiliary=True)
-    supernet = build_supernet(shape, space, seed=options.seed)
-    return OneStageTraining(supernet, options, data, CPU)
+    return create_search("ista-one-stage", space, data, **{**OPTIONS, **changes})
 
 
 def is_operation(name: str) -> Callable[[Place], bool]:
@@ -319,13 +316,18 @@ class TestSchedule:
     ) -> tuple[list[float], list[float]]:
         """Learning rate and drop path of every epoch."""
         learning, drop, rates = [], [], [0.0]
-        draw = stage.weights.kept
+        task = stage.task
 
-        def kept(rate: float, *arguments: Any) -> Tensor:
-            rates.append(rate)
-            return draw(rate, *arguments)
+        class Watching(type(task)):
+            def regularize(
+                self, network: Any, batch: Any, options: Any, done: float | None, *rest: Any
+            ) -> dict[str, Any]:
+                rates.append(options.drop_path * (done or 0.0))
+                found = task.regularize(network, batch, options, done, *rest)
+                assert ("kept" in found) == (done is not None)
+                return found
 
-        stage.weights.kept = kept
+        stage.task = Watching()
 
         def look(stage: OneStageTraining) -> None:
             learning.append(stage.weights.optimizer.param_groups[0]["lr"])
@@ -428,14 +430,14 @@ class TestSizeLimit:
         drive(stage, recorder, epochs=1, before_end=self.becoming(LARGEST, steer))
         drive(stage, recorder, epochs=1, before_end=self.becoming(SMALLEST, steer))
         assert recorder.refused == [True, False]
-        for cell in (stage.code.genotype().normal, stage.code.genotype().reduction):
+        for cell in (stage.code.genotype()["normal"], stage.code.genotype()["reduction"]):
             assert {edge.operation for edges in cell.nodes for edge in edges} == {SMALLEST}
 
     def test_holds_at_the_end_even_if_the_last_one_is_refused(
         self, toy_data: Data, recorder: Any, drive: Drive, steer: Steer
     ) -> None:
         stage = self.limited(toy_data())
-        stage.options = replace(stage.options, search_epochs=2)
+        stage.options = stage.options.replace(search_epochs=2)
         genotype = stage.code.genotype()
         drive(stage, recorder, epochs=2, before_end=self.becoming(LARGEST, steer))
         assert recorder.refused == [True, True]
@@ -445,7 +447,7 @@ class TestSizeLimit:
         assert stage.code.genotype() == genotype
         parameters = folded.named_parameters()
         counted = sum(p.numel() for name, p in parameters if "auxiliary" not in name)
-        assert counted <= stage.options.size_limit
+        assert counted <= stage.options.method.size_limit
         for norm in (norm for i in range(8) for norm in norms_of(stage, i)):
             assert norm.weight.requires_grad
 
@@ -461,12 +463,13 @@ class TestSizeLimit:
             before_end=lambda s: sizes.append(size_of(s.code.genotype())),
         )
         sizes.append(size_of(stage.code.genotype()))
-        assert max(sizes) <= stage.options.size_limit
+        assert max(sizes) <= stage.options.method.size_limit
         assert set(recorder.refused) == {True, False}
 
     def test_the_first_architecture_obeys_it(self, toy_data: Data) -> None:
+        code = training(toy_data()).options.code
         drawn = [
-            size_of(SparseCode(DARTS_SPACE, OPTIONS, seed=2, draw=draw).genotype())
+            size_of(SparseCode(DARTS_SPACE, code, seed=2, draw=draw).genotype())
             for draw in range(12)
         ]
         limit = sorted(drawn)[2]

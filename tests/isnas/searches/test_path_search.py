@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from making import build_nasbench201_supernet, build_supernet, random_genotype
+from making import IMAGES, random_genotype
 from torch import Tensor
 
-from isnas import DARTS_SPACE, Dataset, Genotype, Place, UserError
+from isnas import DARTS_SPACE, METHODS, Dataset, Genotype, Place, UserError, get_space
 from isnas.networks.core import CellNetwork
-from isnas.networks.nasbench201 import NASBench201Options
 from isnas.searches.enas import EnasOptions, EnasSearch
 from isnas.searches.path_search import PathSearch, Scores
 from isnas.searches.random_sharing import RandomSharingOptions, RandomSharingSearch
+from isnas.searches.registry import create_search
 
-CPU = torch.device("cpu")
 SMALL = {"channels": 2, "cells": 3, "batch_size": 8, "epochs": 2, "seed": 3}
 FEW = {
-    EnasSearch: {"controller_steps": 2, "samples": 2, "final_samples": 4, "validation_images": 8},
-    RandomSharingSearch: {"candidates": 4, "validation_images": 8},
+    EnasSearch: {"controller_steps": 2, "samples": 2, "final_samples": 4, "validation_amount": 8},
+    RandomSharingSearch: {"candidates": 4, "validation_amount": 8},
 }
+NAMES = {EnasSearch: "enas", RandomSharingSearch: "random-sharing"}
 OPTIONS = {EnasSearch: EnasOptions, RandomSharingSearch: RandomSharingOptions}
 SEARCHES = pytest.mark.parametrize("search", [RandomSharingSearch, EnasSearch])
 SPACES = pytest.mark.parametrize("space", ["darts", "nasbench201"])
@@ -34,13 +34,9 @@ Drive = Callable[..., list[dict[str, Any]]]
 def search_of(
     search: type[PathSearch], data: Dataset, space: str = "nasbench201", **changes: Any
 ) -> PathSearch:
-    options = OPTIONS[search](**{**SMALL, **FEW[search], **changes})
-    if space == "darts":
-        supernet: CellNetwork = build_supernet(network_options(options, data, "pooling"), seed=3)
-    else:
-        shape = NASBench201Options(2, 1, len(data.classes), data.channels, "pooling")
-        supernet = build_nasbench201_supernet(shape, seed=3)
-    return search(supernet, options, data, CPU)
+    cells = {"cells": 3 if space == "darts" else 1}
+    values = {**SMALL, **cells, **FEW[search], **changes}
+    return create_search(NAMES[search], get_space(space), data, **values)
 
 
 @contextmanager
@@ -149,17 +145,17 @@ class TestChoice:
         search: type[PathSearch],
         space: str,
     ) -> None:
-        stage = search_of(search, toy_data(n=64), space, validation_images=16, epochs=1)
+        stage = search_of(search, toy_data(n=64), space, validation_amount=16, epochs=1)
         with pytest.raises(RuntimeError, match="epoch 1 of 1"):
             stage.genotype()
         (metrics,) = drive(stage, recorder)
         scores = list(stage.scores.values())
         assert len(scores) == 4
         best = stage.genotype()
-        assert stage.scores[best] == max(scores) == metrics["genotype_accuracy"]
+        assert stage.scores[best] == max(scores) == metrics["genotype_score"]
         assert list(stage.scores).index(best) == scores.index(max(scores))  # of ties the first
         assert metrics["genotype"] == str(best)
-        best.check(stage.space)
+        stage.space.check(best)
         # the scores are accuracies on the same unvaried images, with the weights as they are now
         images = list(stage.validation(16).epoch(0))
         assert sum(len(y) for _, y in images) == 16
@@ -184,7 +180,7 @@ class TestChoice:
         about = {**last, "epoch": 2, "train_loss": 1.0, "train_accuracy": 0.5}
         assert "best" in stage.describe(about) and "3/3" in stage.describe(about)
 
-    def test_validation_images(self, toy_data: Callable[..., Dataset]) -> None:
+    def test_validation_data(self, toy_data: Callable[..., Dataset]) -> None:
         """Mixed, the same ones always, unvaried, in whole batches; at most the half."""
         data = toy_data(n=66, classes=66)
         stage = search_of(RandomSharingSearch, data)
@@ -203,10 +199,10 @@ class TestChoice:
     def test_scores_are_kept_in_order(self) -> None:
         random = torch.Generator().manual_seed(0)
         genotypes = [random_genotype(DARTS_SPACE, random) for _ in range(3)]
-        scores = Scores(DARTS_SPACE)
+        scores = Scores(DARTS_SPACE, IMAGES.measure)
         scores.update(zip(genotypes, (0.2, 0.7, 0.7), strict=True))
         assert scores.best() == genotypes[1]
-        again = Scores(DARTS_SPACE)
+        again = Scores(DARTS_SPACE, IMAGES.measure)
         again[random_genotype(DARTS_SPACE, random)] = 1.0  # must not stay
         again.load_state_dict(saved(scores.state_dict()))
         assert list(again.items()) == list(scores.items())
@@ -291,17 +287,18 @@ class TestResume:
 class TestOptions:
     @SEARCHES
     def test_presets(self, search: type[PathSearch]) -> None:
-        options = OPTIONS[search]
-        assert set(options.presets) == {"quick", "paper"}
-        quick, paper = options.preset("quick"), options.preset("paper")
-        assert options.from_json(paper.to_json()) == paper
-        assert (quick.data, quick.channels, quick.epochs) == ("digits", 8, 15)
-        assert quick.min_learning_rate == 0.001 and paper.data == "cifar10"
+        schema = METHODS[NAMES[search]].schema(DARTS_SPACE)
+        assert set(schema.presets) == {"quick", "paper"}
+        quick, paper = schema.compose("quick"), schema.compose("paper")
+        assert schema.from_json(paper.to_json()) == paper
+        assert (quick.data.data, quick.network.channels) == ("digits", 8)
+        assert quick.optimizer.epochs == 15 and paper.data.data == "cifar10"
+        assert quick.optimizer.min_learning_rate == 0.001
 
     @SEARCHES
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("s", 0), ("s", (2, 0)), ("s", ()), ("validation_images", 0), ("s", 1.5)],
+        [("s", 0), ("s", (2, 0)), ("s", ()), ("validation_amount", 0), ("s", 1.5)],
     )
     def test_ranges(self, search: type[PathSearch], name: str, value: Any) -> None:
         with pytest.raises(UserError, match=name):

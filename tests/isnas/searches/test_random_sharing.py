@@ -7,23 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from making import build_nasbench201_supernet
 from scipy.stats import chisquare
 
-from isnas import Dataset, Genotype, UserError
-from isnas.networks.nasbench201 import NASBench201Options
+from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError
 from isnas.searches.random_sharing import RandomSharingOptions, RandomSharingSearch
+from isnas.searches.registry import create_search, search_options
 from isnas.spaces.nasbench201 import to_string
-
-CPU = torch.device("cpu")
 
 
 def search_of(data: Dataset, **changes: Any) -> RandomSharingSearch:
-    small = {"channels": 2, "cells": 3, "batch_size": 8, "epochs": 1, "candidates": 5}
-    options = RandomSharingOptions(**{**small, "validation_images": 8, **changes})
-    supernet = build_nasbench201_supernet(NASBench201Options(2, 1, 4, 1), seed=0)
-    return RandomSharingSearch(supernet, options, data, CPU)
+    small = {"channels": 2, "cells": 1, "batch_size": 8, "epochs": 1, "candidates": 5}
+    values = {**small, "validation_amount": 8, **changes}
+    return create_search("random-sharing", NASBENCH201_SPACE, data, **values)
 
 
 class TestPaths:
@@ -90,12 +85,13 @@ class TestRanking:
 class TestOptions:
     def test_paper(self) -> None:
         """The released code: 1,000 candidates for each full 10,000 of 100 * 25,000 / 64 steps, ten of them again."""
-        paper = RandomSharingOptions.preset("paper")
-        rounds = paper.epochs * 25_000 // paper.batch_size // 10_000
-        assert (paper.candidates, paper.finalists) == (1000 * rounds, 10 * rounds)
-        assert paper.validation_images == 10 * paper.batch_size
-        assert (paper.learning_rate, paper.min_learning_rate, paper.clip) == (0.025, 0.001, 0.25)
-        assert (paper.momentum, paper.weight_decay) == (0.9, 3e-4)
+        paper = search_options("random-sharing", DARTS_SPACE, "paper")
+        optimizer, method = paper.optimizer, paper.method
+        rounds = optimizer.epochs * 25_000 // optimizer.batch_size // 10_000
+        assert (method.candidates, method.finalists) == (1000 * rounds, 10 * rounds)
+        assert method.validation_amount == 10 * optimizer.batch_size
+        assert (optimizer.learning_rate, optimizer.min_learning_rate) == (0.025, 0.001)
+        assert (optimizer.clip, optimizer.momentum, optimizer.weight_decay) == (0.25, 0.9, 3e-4)
 
     @pytest.mark.parametrize(("name", "value"), [("candidates", 0), ("finalists", -1)])
     def test_ranges(self, name: str, value: int) -> None:

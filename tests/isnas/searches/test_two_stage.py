@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from making import build_supernet, nodes_of
+from making import nodes_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isnas import DARTS_SPACE, Coefficients, Dataset
+from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 
-OPTIONS = SearchOptions(
+OPTIONS = dict(
     channels=2,
     cells=3,
     batch_size=8,
@@ -26,14 +27,11 @@ OPTIONS = SearchOptions(
     learning_rate=0.1,
     code_learning_rate=0.02,
 )
-CPU = torch.device("cpu")
 Drive = Callable[..., list[dict[str, Any]]]
 
 
 def search_of(data: Dataset, **changes: Any) -> TwoStageSearch:
-    options = SearchOptions(**{**OPTIONS.to_json(), **changes})
-    supernet = build_supernet(network_options(options, data, "pooling"), seed=options.seed)
-    return TwoStageSearch(supernet, options, data, CPU)
+    return create_search("ista-two-stage", DARTS_SPACE, data, **{**OPTIONS, **changes})
 
 
 def in_float64(stage: TwoStageSearch) -> TwoStageSearch:
@@ -92,7 +90,7 @@ class TestSteps:
                 mean[i] = 0.5 * mean[i] + 0.5 * gradient
                 square[i] = 0.999 * square[i] + 0.001 * gradient**2
                 m, v = mean[i] / (1 - 0.5**step), square[i] / (1 - 0.999**step)
-                b[i] = b[i] - OPTIONS.code_learning_rate * m / (v.sqrt() + 1e-8)
+                b[i] = b[i] - OPTIONS["code_learning_rate"] * m / (v.sqrt() + 1e-8)
             metrics = stage.train_step((train, valid))
             assert float(metrics["valid_loss"]) == pytest.approx(float(loss.detach()))
             for ours, expected in zip(stage.code.b, b, strict=True):
