@@ -19,7 +19,7 @@ def train_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a one-stage run: 4 epochs of search, 1 of training."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "train"
-    options = isnas.TrainOptions(
+    options = dict(
         **TINY,
         search_epochs=4,
         epochs=1,
@@ -27,7 +27,7 @@ def train_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         freeze_threshold=0.05,
         freeze_floor=0.1,
     )
-    isnas.train(options, out)
+    isnas.train(out=out, **options)
     return out
 
 
@@ -36,10 +36,10 @@ def search_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a two-stage search: 3 epochs, then 1 for what was found and 2 random architectures."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "search"
-    options = isnas.SearchOptions(
+    options = dict(
         **TINY, epochs=3, evaluation_epochs=1, random_architectures=2, code_learning_rate=0.01
     )
-    isnas.search(options, out)
+    isnas.search(out=out, **options)
     return out
 
 

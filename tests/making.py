@@ -11,8 +11,8 @@ from isnas import DARTS_SPACE, NASBENCH201_SPACE, CellNetwork, Dataset, Genotype
 from isnas.networks.darts import NetworkOptions
 from isnas.networks.nasbench201 import NASBench201Options
 from isnas.networks.registry import family
-from isnas.runs.options import RuntimeOptions
 from isnas.runs.evaluation import evaluation_schema, from_scratch
+from isnas.runs.options import RuntimeOptions
 from isnas.runs.training import Training, WeightTrainer
 from isnas.searches.base import Search, Setting
 from isnas.searches.registry import METHODS, search_options

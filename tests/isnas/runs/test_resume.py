@@ -22,11 +22,13 @@ import torch
 
 import isnas
 
+from making import IMAGES
+from isnas.runtime import files
 from isnas.runtime.progress import Progress
 from isnas.runs.directory import Run
 
 
-SEARCH = isnas.SearchOptions(
+SEARCH = dict(
     channels=2,
     cells=3,
     epochs=3,
@@ -36,7 +38,7 @@ SEARCH = isnas.SearchOptions(
     random_architectures=1,
     checkpoint_steps=2,
 )
-TRAIN = isnas.TrainOptions(
+TRAIN = dict(
     channels=2,
     cells=3,
     search_epochs=3,
@@ -96,7 +98,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for name, (command, options) in RUNS.items():
         made[name] = tmp_path_factory.mktemp("reference") / name
-        command(options, made[name])
+        command(out=made[name], **options)
     return made
 
 
@@ -152,7 +154,7 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(
     run = tmp_path / "run"
     moments = random.Random(f"{name} {action.__name__}")
     with pytest.raises((Killed, isnas.Interrupted)):
-        command(options, run, At(moments.randint(1, 8), action))
+        command(out=run, progress=At(moments.randint(1, 8), action), **options)
     stops = 1
     while True:
         try:
@@ -170,14 +172,16 @@ def test_interrupted_after_the_last_step(
     """While what was trained is tested: the request is not lost, nor is the run."""
     run = tmp_path / "run"
 
-    def scored(*arguments: Any) -> dict[str, float]:
+    test = type(IMAGES).test
+
+    def tested(*arguments: Any) -> dict[str, float]:
         interrupt()
-        return score(*arguments)
+        return test(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("isnas.commands.score", scored)
+        patch.setattr(type(IMAGES), "test", tested)
         with pytest.raises(isnas.Interrupted):
-            isnas.train(TRAIN, run)
+            isnas.train(out=run, **TRAIN)
     isnas.resume(run)
     assert_same_run(reference["train"], run)
 
@@ -185,14 +189,14 @@ def test_interrupted_after_the_last_step(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_run_that_is_interrupted(tmp_path: Path) -> None:
-    options = isnas.EvaluateOptions(
+    options = dict(
         channels=2, cells=3, batch_size=240, epochs=2, drop_path=0.3, device="cpu", compile=True
     )
     run = tmp_path / "run"
-    whole = isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], options, tmp_path / "whole")
+    whole = isnas.evaluate("ISTA_twostage", out=tmp_path / "whole", **options)
     torch.compiler.reset()  # as in a new process
     with pytest.raises(isnas.Interrupted):
-        isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], options, run, At(7, interrupt))
+        isnas.evaluate("ISTA_twostage", out=run, progress=At(7, interrupt), **options)
     resumed = isnas.resume(run)
     metrics = [done.directory / "metrics.jsonl" for done in (whole, resumed)]
     assert metrics[0].read_bytes() == metrics[1].read_bytes()
@@ -203,9 +207,9 @@ def test_compiled_run_that_is_interrupted(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    isnas.train(TRAIN, tmp_path / "again")
+    isnas.train(out=tmp_path / "again", **TRAIN)
     assert_same_run(reference["train"], tmp_path / "again")
-    isnas.train(dataclasses.replace(TRAIN, seed=1), tmp_path / "other")
+    isnas.train(out=tmp_path / "other", **TRAIN, seed=1)
     metrics = [path / "metrics.jsonl" for path in (reference["train"], tmp_path / "other")]
     assert metrics[0].read_bytes() != metrics[1].read_bytes()
 
@@ -213,8 +217,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 def test_checkpoints_at_every_step_do_not_change_the_run(
     reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    rare = dataclasses.replace(TRAIN, checkpoint_steps=0)
-    isnas.train(rare, tmp_path / "run")
+    isnas.train(out=tmp_path / "run", **{**TRAIN, "checkpoint_steps": 0})
     assert_same_run(reference["train"], tmp_path / "run")
 
 
@@ -225,7 +228,7 @@ def test_two_checkpoints_are_kept(reference: dict[str, Path]) -> None:
 def broken_off(tmp_path: Path, steps: int = 9) -> Path:
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        isnas.train(TRAIN, run, At(steps, crash))
+        isnas.train(out=run, progress=At(steps, crash), **TRAIN)
     return run
 
 
@@ -369,7 +372,7 @@ def test_full_disk_ends_cleanly_and_the_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", no_space)
         with pytest.raises(isnas.UserError, match="No space left on device"):
-            isnas.train(TRAIN, run)
+            isnas.train(out=run, **TRAIN)
     assert not list(run.rglob("*.tmp"))
     isnas.resume(run)
     assert_same_run(reference["train"], run)
@@ -399,7 +402,7 @@ def go(name: str, run: str, kill_in_write: int) -> None:
         isnas.resume(run)
     else:
         command, options = RUNS[name]
-        command(options, run)
+        command(out=run, **options)
 
 
 def phase_of(run: Path) -> str:
@@ -408,8 +411,8 @@ def phase_of(run: Path) -> str:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     last = json.loads(whole[-1]) if whole else {"part": "search", "epoch": 0}
-    if last["part"] == "train":
-        return "search" if last["epoch"] < TRAIN.search_epochs else "fixed"
+    if "train" in run.parent.name and last["part"] == "search":
+        return "search" if last["epoch"] < TRAIN["search_epochs"] else "fixed"
     return "search" if last["part"] == "search" else "fixed"
 
 
@@ -426,7 +429,7 @@ def test_killed_runs_end_as_the_uninterrupted_one(
     kills: Counter[tuple[str, str]] = Counter()
     wanted = set(itertools.product(("anywhere", "in a write"), ("search", "fixed")))
     for i in range(10):
-        run = tmp_path / f"run{i}"
+        run = tmp_path / name / f"run{i}"
         while True:
             where = moments.choice(("anywhere", "in a write"))
             kill_in_write = moments.randint(1, 30) if where == "in a write" else 0

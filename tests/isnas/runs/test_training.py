@@ -17,6 +17,9 @@ from torch.optim import lr_scheduler
 
 import isnas
 
+from making import trainer_of
+from isnas import cli, commands
+from isnas.runtime import files
 from isnas.runtime.progress import Progress
 from isnas.runs.training import WeightTrainer as Weights
 
@@ -37,7 +40,7 @@ class Scores(nn.Module):
 def weights(**options: Any) -> Weights:
     random = torch.Generator().manual_seed(0)
     scores = torch.randn(6, 4, generator=random)
-    return Weights(Scores(scores), EvaluateOptions(**options))
+    return trainer_of(Scores(scores), **options)
 
 
 def rates(made: Weights, epochs: int) -> list[float]:
@@ -105,18 +108,16 @@ class TestSchedule:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Weights, "set_learning_rate", record)
             isnas.train(
-                isnas.TrainOptions(
-                    channels=2,
-                    cells=3,
-                    batch_size=700,
-                    device="cpu",
-                    search_epochs=3,
-                    epochs=2,
-                    learning_rate=0.1,
-                    schedule="linear",
-                    warm_up_epochs=2,
-                ),
-                tmp_path / "run",
+                out=tmp_path / "run",
+                channels=2,
+                cells=3,
+                batch_size=700,
+                device="cpu",
+                search_epochs=3,
+                epochs=2,
+                learning_rate=0.1,
+                schedule="linear",
+                warm_up_epochs=2,
             )
         by_epoch = [dict(seen)[epoch] for epoch in range(5)]
         assert by_epoch == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.05])
@@ -129,9 +130,10 @@ class TestLabelSmoothing:
         scores = made.network.scores
         main = F.cross_entropy(scores, y, label_smoothing=0.1)
         side = F.cross_entropy(3 * scores, y, label_smoothing=0.1)
-        assert torch.equal(made.loss(scores, y)[0], main)
-        loss, logits = made.loss(scores, y, auxiliary_weight=0.4)
-        assert torch.equal(loss, main + 0.4 * side) and logits is scores
+        assert torch.equal(made.loss((scores, y))[0], main)
+        loss, metrics = made.loss((scores, y), auxiliary_weight=0.4)
+        assert torch.equal(loss, main + 0.4 * side) and torch.equal(metrics["loss"], loss)
+        assert metrics["accuracy"] == (scores.argmax(1) == y).float().mean()
 
     def test_it_is_the_mean_over_classes_of_its_share(self) -> None:
         y = torch.tensor([0, 3, 1, 1, 2, 0])
@@ -139,13 +141,13 @@ class TestLabelSmoothing:
         logs = made.network.scores.log_softmax(1)
         target = 0.8 * F.one_hot(y, 4) + 0.2 / 4
         expected = -(target * logs).sum(1).mean()
-        assert made.loss(logs, y)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert made.loss((logs, y))[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
     def test_none_by_default(self) -> None:
         y = torch.tensor([0, 3, 1, 1, 2, 0])
         made = weights()
         assert torch.equal(
-            made.loss(made.network.scores, y)[0], F.cross_entropy(made.network.scores, y)
+            made.loss((made.network.scores, y))[0], F.cross_entropy(made.network.scores, y)
         )
 
 
@@ -181,8 +183,8 @@ class TestImageNetsWay:
                     image.save(tmp_path / "images" / split / name / f"{i}.jpg")
         return tmp_path / "images"
 
-    def options(self, folder: Path, **changes: Any) -> EvaluateOptions:
-        return EvaluateOptions(
+    def options(self, folder: Path, **changes: Any) -> dict[str, Any]:
+        return dict(
             data=str(folder),
             image_size=16,
             crop="resized",
@@ -207,10 +209,10 @@ class TestImageNetsWay:
         options = self.options(folder, corrupt="skip")
         genotype = isnas.GENOTYPES["ISTA_twostage"]
         with pytest.warns(UserWarning, match="stands in for it") as caught:
-            whole = isnas.evaluate(genotype, options, tmp_path / "whole")
+            whole = isnas.evaluate(genotype, out=tmp_path / "whole", **options)
         assert len({str(each.message) for each in caught}) == len(caught) == 3
         with pytest.warns(UserWarning, match="stands in for it"), pytest.raises(Killed):
-            isnas.evaluate(genotype, options, tmp_path / "killed", KilledAt(5))
+            isnas.evaluate(genotype, out=tmp_path / "killed", progress=KilledAt(5), **options)
         with pytest.warns(UserWarning, match="stands in for it"):
             resumed = isnas.resume(tmp_path / "killed")
         assert resumed.results == whole.results
@@ -227,31 +229,30 @@ class TestImageNetsWay:
         self, folder: Path, tmp_path: Path
     ) -> None:
         genotype = isnas.GENOTYPES["ISTA_twostage"]
-        whole = isnas.evaluate(genotype, self.options(folder), tmp_path / "run")
+        whole = isnas.evaluate(genotype, out=tmp_path / "run", **self.options(folder))
         for path in (folder / "train").glob("*/*"):
             path.unlink()
-        options = self.options(folder)
-        tested = commands.test_saved(tmp_path / "run" / "network.pt", options)
+        tested = commands.test_saved(tmp_path / "run" / "network.pt", batch_size=8, device="cpu")
         for name in ("test_accuracy", "test_loss"):
             assert tested[name] == whole.results["evaluate"][name]
 
     def test_a_saved_network_knows_its_way(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], self.options(folder), tmp_path / "run")
+        isnas.evaluate("ISTA_twostage", out=tmp_path / "run", **self.options(folder))
         used = []
 
-        def test_saved(path: str, options: EvaluateOptions, progress: Progress) -> dict[str, float]:
-            used.append((options.crop, options.image_size, options.corrupt))
+        def test_saved(path: str, progress: Progress, **options: Any) -> dict[str, float]:
+            used.append((options["crop"], options["image_size"], options.get("corrupt")))
             return {"parameters": 1, "multiply_adds": 1, "test_accuracy": 1.0, "images": 1}
 
         monkeypatch.setattr(cli, "test_saved", test_saved)
         command = ["evaluate", "--network", str(tmp_path / "run" / "network.pt")]
         assert cli.main(command) == 0
         assert cli.main([*command, "--crop", "pad", "--corrupt", "skip"]) == 0
-        assert used == [("resized", 16, "refuse"), ("pad", 16, "skip")]
+        assert used == [("resized", 16, None), ("pad", 16, "skip")]
 
     def test_a_corrupt_image_is_refused_by_its_path(self, folder: Path, tmp_path: Path) -> None:
         (folder / "train" / "a" / "3.jpg").write_bytes(b"nonsense")
         with pytest.raises(isnas.UserError, match=r"not a readable image: .*train.a.3\.jpg"):
-            isnas.evaluate(isnas.GENOTYPES["ISTA_twostage"], self.options(folder), tmp_path / "run")
+            isnas.evaluate("ISTA_twostage", out=tmp_path / "run", **self.options(folder))
