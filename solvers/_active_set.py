@@ -61,7 +61,7 @@ def finish(A: Array, b: Array, lam: Array, z: Array) -> Array:
     The end point has no larger objective than z: the way leads to the minimiser of a convex
     function that agrees with the objective as long as the signs hold. It is the LASSO's solution
     if z has the right support and signs, which only the certificate can tell. A z with dependent
-    columns is reduced to a basic one first.
+    columns is reduced to a basic one first. A z >= 0 stays so.
     """
     basic = np.stack([_basic(*each) for each in zip(A, z, strict=True)])
     sign = np.sign(basic)

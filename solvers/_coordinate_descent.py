@@ -18,10 +18,13 @@ class CoordinateDescent:
     ----------
     A, b, z : arrays of shape (p, m, n), (p, m), (p, n)
         z is the start.
+    non_negative : bool
+        Minimise over z >= 0.
     """
 
-    def __init__(self, A: Array, b: Array, z: Array) -> None:
+    def __init__(self, A: Array, b: Array, z: Array, *, non_negative: bool) -> None:
         self.z = z.copy()
+        self._least = 0.0 if non_negative else -np.inf
         self._A = A
         self._b = b
         # Columns first: each visit then reads contiguous memory.
@@ -37,7 +40,7 @@ class CoordinateDescent:
         for _ in range(steps):
             for j in columns:
                 v = c[j] + self._square[j] * z[j]
-                new = (v - np.clip(v, -lam, lam)) / square[j]
+                new = np.maximum((v - np.clip(v, -lam, lam)) / square[j], self._least)
                 c -= self._gram[j].T * (new - z[j])
                 z[j] = new
         self.z = z.T.copy()

@@ -21,6 +21,9 @@ and column j becomes g itself. A'A, which would square the condition number, nev
 what joins is projected twice ("twice is enough", Kahan and Parlett), so rounding only adds up over
 the events. One step of refinement at the end removes it from the answer.
 
+With z >= 0 the same holds but for one thing: only where a_j'r itself reaches lam, from below, does a
+column join (the "positive Lasso" of Efron et al., section 3.4), so every sign is 1.
+
 Events that fall together (repeated columns, integer matrices) are taken one by one, lowest index
 first where rounding leaves them equal, with no progress in lam between them. That this ends is not
 proved for every tie; 20,000 random integer problems did, and what does not is seen by the limit on
@@ -73,8 +76,9 @@ def follow(
     lam: Array,
     *,
     max_steps: int,
-    size: int | None = None,
+    size: Array | None = None,
     groups: Array | None = None,
+    non_negative: bool = False,
     record: bool = False,
 ) -> Path:
     """Follow the path from its start down to lam.
@@ -85,10 +89,12 @@ def follow(
         At unit scale.
     max_steps : int
         Events per problem after which to give up; `z` is then the solution at a larger lam.
-    size : int, optional
+    size : array of shape (p,), optional
         Stop as soon as the active set has this many columns, or touches this many groups.
     groups : array of shape (p, n), optional
         With `size`: the group of each column, numbered from 0 up; -1 for none.
+    non_negative : bool
+        Of the solutions with z >= 0.
     record : bool
         Keep the knots of the first problem.
     """
@@ -146,6 +152,8 @@ def follow(
         height = side * constant
         speed = bound - side * slope
         never = height <= threshold
+        if non_negative:
+            never |= (constant < 0) & ~active
         never |= speed <= 0
         np.copyto(speed, np.inf, where=never)
         events = height / speed
@@ -207,7 +215,7 @@ def follow(
             most[problem] = np.maximum(most[problem], reached)
             path.largest[problem[more]] = sign[more, :n]
             path.began[problem[more]] = level[more]
-            end[reached >= size] = np.inf
+            end[reached >= size[problem]] = np.inf
     if size is None:
         path.z = _refined(end_columns, end_b, end_H, end_sign, end_lam)[:, :n]
     return path

@@ -36,6 +36,7 @@ def lasso(
     tol: float = 1e-8,
     max_iter: int | None = None,
     z0: Tensors | None = None,
+    non_negative: bool = False,
 ) -> LassoResult:
     """Minimise `1/2 ||A z - b||^2 + lam ||z||_1` over z, for one problem or a batch.
 
@@ -43,12 +44,16 @@ def lasso(
     `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares solution,
     from "homotopy" the one of least l1 norm (the path's limit).
 
+    With `non_negative` the minimum is over z >= 0, where ||z||_1 is the sum of z. The answer is
+    then exactly zero where `lam >= max_j a_j'b`, and at `lam = 0` it is a non-negative
+    least-squares solution.
+
     Parameters
     ----------
     A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
         A sequence holds problems of different sizes, solved together.
-    b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
-        The batch dimensions of A and b broadcast.
+    b : Tensor of shape (..., m), or sequence of Tensors of shape (..., m_i)
+        The batch dimensions of A and b broadcast; in a sequence all b have the same ones.
     lam : float, or Tensor or sequence that broadcasts to the batch
     method : {"homotopy", "ista", "fista", "coordinate_descent"}
         "homotopy" follows the exact path; where that alone is not certified (very
@@ -61,7 +66,10 @@ def lasso(
         Limit for each problem on events along the path (10,000 by default), proximal steps
         (20,000) or sweeps (10,000).
     z0 : like z, optional
-        A start, e.g. the last answer. Its support is tried first, exactly.
+        A start, e.g. the last answer. Its support is tried first, exactly. With `non_negative`
+        its negative entries count as zero.
+    non_negative : bool
+        Whether to minimise over z >= 0 only.
 
     Returns
     -------
@@ -95,23 +103,25 @@ def lasso(
     A_, b_, lam_ = problem.A, problem.b, problem.lam
     z = np.zeros((len(A_), A_.shape[2]))
     iterations = np.zeros(len(A_), dtype=np.int64)
-    todo = ~zero_is_optimal(A_, b_, lam_)
+    todo = ~zero_is_optimal(A_, b_, lam_, non_negative)
     if z0 is not None:
         z[todo] = (read_vectors(batch, z0, "z0") / problem.unit[:, None])[todo]
+        if non_negative:
+            z = np.maximum(z, 0)
         warm = finish(A_, b_, lam_, z)
-        found = todo & (relative_gap(A_, b_, lam_, warm) <= tol)
+        found = todo & (relative_gap(A_, b_, lam_, warm, non_negative) <= tol)
         z[found] = warm[found]
         todo &= ~found
     if todo.any():
         some = A_[todo], b_[todo], lam_[todo]
-        z[todo], iterations[todo] = _solve(method, *some, z[todo], tol, max_iter)
-    gap = relative_gap(A_, b_, lam_, z)
+        z[todo], iterations[todo] = _solve(method, *some, z[todo], tol, max_iter, non_negative)
+    gap = relative_gap(A_, b_, lam_, z, non_negative)
     if method == "homotopy" and not (gap <= tol).all():
         rest = gap > tol
         some = A_[rest], b_[rest], lam_[rest]
         limit = min(max_iter, MAX_ITER["fista"])
-        better, more = _solve("fista", *some, z[rest], tol, limit)
-        better_gap = relative_gap(*some, better)
+        better, more = _solve("fista", *some, z[rest], tol, limit, non_negative)
+        better_gap = relative_gap(*some, better, non_negative)
         z[rest] = np.where((better_gap < gap[rest])[:, None], better, z[rest])
         gap[rest] = np.minimum(better_gap, gap[rest])
         iterations[rest] += more
@@ -134,7 +144,12 @@ def lasso(
 
 
 def duality_gap(
-    A: Tensors, b: Tensors, z: Tensors, lam: float | Tensor | Sequence[float]
+    A: Tensors,
+    b: Tensors,
+    z: Tensors,
+    lam: float | Tensor | Sequence[float],
+    *,
+    non_negative: bool = False,
 ) -> Tensor:
     """Duality gap of z divided by the objective P(z): an upper bound on (P(z) - P(best)) / P(z).
 
@@ -146,7 +161,9 @@ def duality_gap(
     ----------
     A, b, lam
         As for `lasso`.
-    z : Tensor of shape (..., n), or sequence of Tensors of shape (n_i,)
+    z : Tensor of shape (..., n), or sequence of Tensors of shape (..., n_i)
+    non_negative : bool
+        Gap of the problem over z >= 0.
 
     Returns
     -------
@@ -156,15 +173,21 @@ def duality_gap(
     Raises
     ------
     TypeError, ValueError
-        As for `lasso`.
+        As for `lasso`; also if z has negative entries where it must not.
     """
     batch = read_problems(A, b)
     problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam))
-    scaled = read_vectors(batch, z, "z") / problem.unit[:, None]
-    return batch.scalars(relative_gap(problem.A, problem.b, problem.lam, scaled))
+    given = read_vectors(batch, z, "z")
+    if non_negative and (given < 0).any():
+        raise ValueError(f"z must be at least 0 with non_negative=True, got {given.min()}")
+    scaled = given / problem.unit[:, None]
+    gap = relative_gap(problem.A, problem.b, problem.lam, scaled, non_negative)
+    return batch.scalars(gap)
 
 
-def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...]:
+def lasso_path(
+    A: Tensor, b: Tensor, *, lam_min: float = 0.0, non_negative: bool = False
+) -> tuple[Knot, ...]:
     """The exact regularisation path of one problem: every solution for lam >= lam_min.
 
     Parameters
@@ -173,6 +196,8 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
     b : Tensor of shape (m,)
     lam_min : float
         Where the path ends.
+    non_negative : bool
+        The path of the problem over z >= 0; it begins at `max_j a_j'b`.
 
     Returns
     -------
@@ -202,7 +227,14 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
         raise type(error)(str(error).replace("lam", "lam_min", 1)) from None
     problem = Problem.scaled(batch.A, batch.b, lam)
     max_steps = MAX_ITER["homotopy"]
-    path = follow(problem.A, problem.b, problem.lam, max_steps=max_steps, record=True)
+    path = follow(
+        problem.A,
+        problem.b,
+        problem.lam,
+        max_steps=max_steps,
+        non_negative=non_negative,
+        record=True,
+    )
     levels = np.array([level for level, _ in path.knots])
     z = np.stack([z for _, z in path.knots])
     gap = relative_gap(
@@ -210,6 +242,7 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
         np.broadcast_to(problem.b, (len(z), problem.b.shape[1])),
         levels,
         z,
+        non_negative,
     )
     # Rounding of the residual, relative to lam, bounds what the gap can show.
     rounding = 1e-13 * levels[0] / np.maximum(levels, 1e-300)
@@ -233,14 +266,22 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
 
 
 def _solve(
-    method: str, A: Array, b: Array, lam: Array, z: Array, tol: float, max_iter: int
+    method: str,
+    A: Array,
+    b: Array,
+    lam: Array,
+    z: Array,
+    tol: float,
+    max_iter: int,
+    non_negative: bool,
 ) -> tuple[Array, Array]:
     """Solve scaled problems by one method, without judging the answer."""
     if method == "homotopy":
-        path = follow(A, b, lam, max_steps=max_iter)
+        path = follow(A, b, lam, max_steps=max_iter, non_negative=non_negative)
         return path.z, path.steps
     if method == "coordinate_descent":
-        iteration = CoordinateDescent(A, b, z)
+        iteration = CoordinateDescent(A, b, z, non_negative=non_negative)
     else:
-        iteration = ProximalGradient(A, b, z, accelerate=method == "fista")
-    return continuation(iteration, A, b, lam, tol, max_iter)
+        accelerate = method == "fista"
+        iteration = ProximalGradient(A, b, z, accelerate=accelerate, non_negative=non_negative)
+    return continuation(iteration, A, b, lam, tol=tol, max_iter=max_iter, non_negative=non_negative)

@@ -1,11 +1,13 @@
 """The LASSO, P(z) = 1/2 ||A z - b||^2 + lam ||z||_1, by itself: its scale and its certificate.
 
-Everything works on batches: A (p, m, n), b (p, m), lam (p,), z (p, n), float64.
+Everything works on batches: A (p, m, n), b (p, m), lam (p,), z (p, n), float64. `non_negative`
+means the problem over z >= 0.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 from ._convert import Array
 
@@ -28,15 +30,16 @@ class Problem:
     ----------
     A, b, lam
         The scaled batch; the largest entry of each A and b lies in [1, 2), unless all are zero.
-    unit, lam_unit : arrays of shape (p,)
-        `beta / alpha` and `alpha * beta`: the caller's z is `unit` times the scaled one, and the
-        caller's lam `lam_unit` times.
+    unit, b_unit, lam_unit : arrays of shape (p,)
+        `beta / alpha`, `beta` and `alpha * beta`: the caller's z is `unit` times the scaled one,
+        the caller's b `b_unit` times, and the caller's lam `lam_unit` times.
     """
 
     A: Array
     b: Array
     lam: Array
     unit: Array
+    b_unit: Array
     lam_unit: Array
 
     @classmethod
@@ -48,6 +51,7 @@ class Problem:
             b=b / beta[:, None],
             lam=lam / alpha / beta,
             unit=beta / alpha,
+            b_unit=beta,
             lam_unit=alpha * beta,
         )
 
@@ -67,12 +71,18 @@ def objective(A: Array, b: Array, lam: Array, z: Array) -> Array:
     return 0.5 * (residual(A, b, z) ** 2).sum(1) + lam * np.abs(z).sum(1)
 
 
-def zero_is_optimal(A: Array, b: Array, lam: Array) -> Array:
-    """Where lam >= ||A'b||_inf, (p,); up to the rounding of that product."""
-    return lam >= np.abs(correlations(A, b)).max(1) * (1 - A.shape[1] * EPS)
+def largest_correlation(A: Array, r: Array, non_negative: bool) -> Array:
+    """||A'r||_inf, or max_j a_j'r and at least 0: the lam from which on z = 0 is optimal, (p,)."""
+    c = correlations(A, r)
+    return np.maximum(c.max(1), 0) if non_negative else np.abs(c).max(1)
 
 
-def relative_gap(A: Array, b: Array, lam: Array, z: Array) -> Array:
+def zero_is_optimal(A: Array, b: Array, lam: Array, non_negative: bool) -> Array:
+    """Where lam is at least the largest correlation, (p,); up to the rounding of that product."""
+    return lam >= largest_correlation(A, b, non_negative) * (1 - A.shape[1] * EPS)
+
+
+def relative_gap(A: Array, b: Array, lam: Array, z: Array, non_negative: bool) -> Array:
     """Duality gap over objective, (P(z) - D(theta)) / P(z), (p,); 0 where P(z) = 0.
 
     The dual is to maximise D(theta) = 1/2 ||b||^2 - 1/2 ||b - theta||^2 subject to
@@ -85,10 +95,14 @@ def relative_gap(A: Array, b: Array, lam: Array, z: Array) -> Array:
 
     At lam = 0 feasible means A'theta = 0, and theta is r projected onto that space: the gap is
     1/2 ||r - theta||^2. A residual of rounding size counts as zero there.
+
+    Over z >= 0 feasible is A'theta <= lam, from one side only (the conjugate of lam 1'z with that
+    constraint is the indicator of it), and the rest stays as it is. At lam = 0 theta is r
+    projected onto the cone A'theta <= 0.
     """
     r = residual(A, b, z)
     c = correlations(A, r)
-    largest = np.abs(c).max(1)
+    largest = largest_correlation(A, r, non_negative)
     excess = largest > lam
     shrink = np.divide(lam, largest, out=np.ones_like(lam), where=excess)
     missing = np.divide(largest - lam, largest, out=np.zeros_like(lam), where=excess)
@@ -101,11 +115,26 @@ def relative_gap(A: Array, b: Array, lam: Array, z: Array) -> Array:
         terms = np.abs(A[i]) @ np.abs(z[i]) + np.abs(b[i])
         if (np.abs(r[i]) <= ROUNDING * terms.max()).all():
             objective[i] = gap[i] = 0
+        elif non_negative:
+            theta = r[i] - A[i] @ nnls(A[i], r[i])[0]
+            slack_i = np.maximum(-z[i] * (theta @ A[i]), 0).sum()
+            gap[i] = 0.5 * ((r[i] - theta) ** 2).sum() + slack_i
         else:
             left, values, _ = np.linalg.svd(A[i], full_matrices=False)
             left = left[:, values > values[0] * max(A.shape[1:]) * EPS]
             gap[i] = 0.5 * ((left.T @ r[i]) ** 2).sum()
     return np.divide(gap, objective, out=np.zeros_like(gap), where=objective > 0)
+
+
+def exponent(x: Array) -> Array:
+    """The e with 2^e <= x < 2^(e + 1), as int; 0 for 0."""
+    return np.where(x > 0, np.frexp(x)[1] - 1, 0)
+
+
+def times_power(x: Array, e: Array) -> Array:
+    """x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(x, e)
 
 
 def _power_of_two(x: Array) -> Array:

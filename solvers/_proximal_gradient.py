@@ -23,9 +23,13 @@ class ProximalGradient:
         z is the start.
     accelerate : bool
         FISTA instead of ISTA.
+    non_negative : bool
+        Minimise over z >= 0: the threshold's negative results become zero.
     """
 
-    def __init__(self, A: Array, b: Array, z: Array, *, accelerate: bool) -> None:
+    def __init__(
+        self, A: Array, b: Array, z: Array, *, accelerate: bool, non_negative: bool
+    ) -> None:
         eigenvalue = np.linalg.svd(A, compute_uv=False)[:, 0] ** 2
         step = 1 / np.where(eigenvalue > 0, eigenvalue, 1)  # A = 0: any step will do
         self.z = self._y = z
@@ -35,13 +39,15 @@ class ProximalGradient:
         self._hessian = step[:, None, None] * (A.transpose(0, 2, 1) @ A)
         self._target = step[:, None] * (b[:, None, :] @ A)[:, 0]
         self._accelerate = accelerate
+        self._least = 0.0 if non_negative else -np.inf
 
     def advance(self, lam: Array, steps: int) -> None:
         threshold = (lam * self._step)[:, None]
         for _ in range(steps):
             y = self._y
             v = y - (self._hessian @ y[:, :, None])[:, :, 0] + self._target
-            z = v - np.clip(v, -threshold, threshold)  # the soft threshold
+            # The soft threshold.
+            z = np.maximum(v - np.clip(v, -threshold, threshold), self._least)
             if self._accelerate:
                 move = z - self.z
                 uphill = ((y - z) * move).sum(1) > 0
