@@ -15,7 +15,7 @@ chapter 23); T can be taken independent (Caratheodory's theorem for cones). So a
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations, islice
 
 import numpy as np
@@ -165,21 +165,21 @@ class BestSubset:
 
 @dataclass(frozen=True)
 class _Supports:
-    """Some of the supports to try, factorised; those of a problem side by side.
+    """Supports to try for p problems that share them, factorised.
 
     Attributes
     ----------
-    problem : array of shape (c,)
-        The problem of each support, ascending.
+    problems : array of shape (p,)
+        The places of these problems among all.
     columns : array of shape (c, s)
         Ascending; n where a support has fewer than s columns.
-    basis : array of shape (c, s, m)
+    basis : array of shape (p, c, s, m)
         Q', the rows orthonormal, or zero where there is no column or it adds nothing.
-    triangle : array of shape (c, s, s)
+    triangle : array of shape (p, c, s, s)
         T, so that the coefficients are T Q'b.
     """
 
-    problem: Array
+    problems: Array
     columns: Array
     basis: Array
     triangle: Array
@@ -229,7 +229,6 @@ class _Search:
     ) -> None:
         p, m, n = A.shape
         self._sizes = sizes
-        self._groups = groups
         self._non_negative = non_negative
         # Problems with the same supports to try share the list of them.
         self._alike: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
@@ -251,20 +250,21 @@ class _Search:
         self._exponent = exponent(np.abs(self._columns).max(2))
         self._columns = times_power(self._columns, -self._exponent[:, :, None])
         self._exists = np.arange(n) < np.asarray(widths)[:, None]
-        self._most = int(sizes.max())
-        supports = sum(counts[each] * len(same) for each, same in self._alike.items())
-        self._keeps = supports * self._most * (m + self._most) <= KEPT
-        self._kept: _Supports | None = None
+        # The group of each column, n for "no column", and what brings a column's a_j'r to the
+        # caller's units, but for one factor.
+        own_groups = np.arange(n) if groups is None else groups
+        self._groups = np.full((p, 1, n + 1), n)
+        self._groups[:, 0, :n] = np.where(self._exists, own_groups, n)
+        self._relative = self._exponent[:, :n] - self._exponent[:, :n].max(1, keepdims=True)
+        self._length = np.sqrt((self._columns[:, :n] ** 2).sum(2))
+        floats = (counts[i] * len(same) * i[1] * (m + i[1]) for i, same in self._alike.items())
+        self._keeps = sum(floats) <= KEPT
+        self._kept: list[_Supports] | None = None
 
     def prepare(self) -> None:
         """Keep all factorisations, if they are not too large."""
         if self._keeps:
-            parts = list(self._factorised())
-            together = (
-                np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(_Supports)
-            )
-            self._kept = _Supports(*together)
+            self._kept = list(self._factorised())
 
     def answer(self, batch: Batch) -> SparseResult:
         """The best subsets for the right-hand sides of a batch of these problems."""
@@ -292,123 +292,114 @@ class _Search:
 
     def _search(self, b: Array) -> _Best:
         """The best fits to b (p, k, m)."""
-        p, k, m = b.shape
+        p, k, _ = b.shape
+        s = int(self._sizes.max())
         best = _Best(
             distance=np.full((p, k), np.inf),
-            columns=np.full((p, k, self._most), self._exists.shape[1]),
-            z=np.zeros((p, k, self._most)),
+            columns=np.full((p, k, s), self._exists.shape[1]),
+            z=np.zeros((p, k, s)),
         )
         margin = TIED * np.sqrt((b**2).sum(2))
-        for supports in self._factorised() if self._kept is None else (self._kept,):
-            step = max(1, CHUNK // (len(supports.problem) * m))
+        for supports in self._factorised() if self._kept is None else self._kept:
+            step = max(1, CHUNK // (supports.basis[:, :, 0].size))
             for low in range(0, k, step):
                 self._try(supports, b, margin, slice(low, min(low + step, k)), best)
         return best
 
     def _try(self, supports: _Supports, b: Array, margin: Array, some: slice, best: _Best) -> None:
         """Write to best what some supports do better, for some of the b."""
-        problem, columns = supports.problem, supports.columns
+        problems, columns = supports.problems, supports.columns
         basis, triangle = supports.basis, supports.triangle
-        start = np.flatnonzero(np.diff(problem, prepend=-1))
-        length = np.diff(start, append=len(problem))
-        right = b[:, some][problem]
-        inner = np.einsum("csm,ckm->cks", basis, right)
-        rest = right - np.einsum("cks,csm->ckm", inner, basis)
-        distance = np.sqrt(np.einsum("ckm,ckm->ck", rest, rest))
+        p, c, s, m = basis.shape
+        right = b[problems, some].transpose(0, 2, 1)  # (p, m, k)
+        inner = (basis.reshape(p, c * s, m) @ right).reshape(p, c, s, -1)
+        rest = right[:, None] - basis.transpose(0, 1, 3, 2) @ inner
+        distance = np.sqrt(np.einsum("pcmk,pcmk->pck", rest, rest))
         if self._non_negative:
-            fit = np.einsum("cst,ckt->cks", triangle, inner)
-            fit += (columns == self._exists.shape[1])[:, None]  # no column is as good as positive
+            fit = triangle @ inner
+            fit += (columns == self._exists.shape[1])[:, :, None]  # as good as positive
             distance[(fit <= 0).any(2)] = np.inf
         # The first support within the margin of the best one.
-        margin = margin[problem[start], some]
-        nearest = np.minimum.reduceat(distance, start)
-        near = distance <= (nearest + margin).repeat(length, 0)
-        first = np.minimum.reduceat(np.where(near, np.arange(len(near))[:, None], len(near)), start)
-        better = nearest < best.distance[problem[start], some] - margin
-        segment, j = better.nonzero()
-        first = first[segment, j]
-        at = problem[first], j + some.start
-        fit = np.einsum("cst,ct->cs", triangle[first], inner[first, j])
+        margin = margin[problems, some]
+        nearest = distance.min(1)
+        first = (distance <= (nearest + margin)[:, None]).argmax(1)
+        better = nearest < best.distance[problems, some] - margin
+        i, j = better.nonzero()
+        first = first[i, j]
+        at = problems[i], j + some.start
+        basis, triangle = basis[i, first], triangle[i, first]
+        fit = np.einsum("ist,it->is", triangle, inner[i, first, :, j])
         # One step of refinement: the inverse of a triangle is less exact than solving with it.
-        rest = b[at] - np.einsum("cs,csm->cm", fit, self._columns[at[0][:, None], columns[first]])
-        inner = np.einsum("csm,cm->cs", basis[first], rest)
-        fit += np.einsum("cst,ct->cs", triangle[first], inner)
-        best.distance[at] = nearest[segment, j]
-        best.columns[at] = columns[first]
-        best.z[at] = np.maximum(fit, 0) if self._non_negative else fit
+        rest = b[at] - np.einsum("is,ism->im", fit, self._columns[at[0][:, None], columns[first]])
+        fit += np.einsum("ist,itm,im->is", triangle, basis, rest)
+        best.distance[at] = nearest[i, j]
+        best.columns[(*at, slice(s))] = columns[first]
+        best.z[(*at, slice(s))] = np.maximum(fit, 0) if self._non_negative else fit
 
     def _complete(self, chosen: Array, rest: Array, b: Array) -> None:
         """Fill up chosen (p, k, s) to each problem's s; rest (p, k, m) is b - A z."""
-        p, n = self._exists.shape
-        c = (rest @ self._columns.transpose(0, 2, 1))[:, :, :n]
-        length = np.sqrt((self._columns[:, :n] ** 2).sum(2))[:, None]
-        c[np.abs(c) <= ROUNDING * length * np.sqrt((b**2).sum(2, keepdims=True))] = 0
-        # In the caller's units, but for one factor.
-        relative = self._exponent[:, :n] - self._exponent[:, :n].max(1, keepdims=True)
-        c = times_power(c, relative[:, None])
-        groups = np.arange(n) if self._groups is None else self._groups
-        groups = np.where(self._exists, groups, n)
-        groups = np.concatenate([groups, np.full((p, 1), n)], 1)[:, None]  # and of "no column"
+        n = self._exists.shape[1]
+        count = (chosen < n).sum(2)
+        short = count < self._sizes[:, None]
+        if not short.any():
+            return
+        c = rest @ self._columns[:, :n].transpose(0, 2, 1)
+        rounding = ROUNDING * np.sqrt((b**2).sum(2))[:, :, None] * self._length[:, None]
+        c = times_power(np.where(np.abs(c) > rounding, c, 0), self._relative[:, None])
         taken = np.zeros((*chosen.shape[:2], n + 1), dtype=bool)
-        np.put_along_axis(taken, np.take_along_axis(groups, chosen, 2), True, 2)
+        np.put_along_axis(taken, np.take_along_axis(self._groups, chosen, 2), True, 2)
         taken[:, :, n] = True
-        while True:
-            count = (chosen < n).sum(2)
-            i, j = (count < self._sizes[:, None]).nonzero()
-            if len(i) == 0:
-                return
-            free = ~np.take_along_axis(taken[i, j], groups[i, 0, :n], 1)
+        while short.any():
+            i, j = short.nonzero()
+            own = self._groups[i, 0]
+            free = ~np.take_along_axis(taken[i, j], own[:, :n], 1)
             column = np.where(free, c[i, j], -np.inf).argmax(1)
             chosen[i, j, count[i, j]] = column
-            taken[i, j, groups[i, 0, column]] = True
+            taken[i, j, own[np.arange(len(i)), column]] = True
+            count[i, j] += 1
+            short = count < self._sizes[:, None]
 
     def _factorised(self) -> Iterator[_Supports]:
-        """All supports, of problems that share them together; a problem once if all is kept."""
+        """All supports; those of a problem together, if all are to be kept."""
         m = self._columns.shape[2]
         for (width, s, own), same in self._alike.items():
-            size = KEPT if self._keeps else max(1, CHUNK // (len(same) * self._most * m))
+            size = KEPT if self._keeps else max(1, CHUNK // (len(same) * s * m))
             for columns in _gathered(self._every(width, s, own, size), size):
-                yield self._factorise(
-                    np.repeat(same, len(columns)), np.tile(columns, (len(same), 1))
-                )
+                yield self._factorise(np.array(same), columns)
 
-    def _factorise(self, problem: Array, columns: Array) -> _Supports:
+    def _factorise(self, problems: Array, columns: Array) -> _Supports:
         """By modified Gram-Schmidt, with each direction orthogonalised twice.
 
         "Twice is enough" (Kahan and Parlett). For all supports at once.
         """
-        n = self._exists.shape[1]
-        a = self._columns[problem[:, None], columns]
-        count, s, _ = a.shape
+        a = self._columns[problems][:, columns]
+        p, c, s, _ = a.shape
         basis = np.zeros_like(a)
         for k in range(s):
-            direction = a[:, k]
-            before = np.sqrt((direction**2).sum(1, keepdims=True))
+            direction = a[:, :, k]
+            before = np.sqrt((direction**2).sum(2, keepdims=True))
             for i in (*range(k), *range(k)):
-                q = basis[:, i]
-                direction = direction - (q * direction).sum(1, keepdims=True) * q
-            after = np.sqrt((direction**2).sum(1, keepdims=True))
-            independent = after > DEPENDENT * before
-            np.divide(direction, after, out=basis[:, k], where=independent)
-        R = basis @ a.transpose(0, 2, 1)
-        missing = ~basis.any(2)
-        triangle = np.zeros((count, s, s))
+                q = basis[:, :, i]
+                direction = direction - (q * direction).sum(2, keepdims=True) * q
+            after = np.sqrt((direction**2).sum(2, keepdims=True))
+            np.divide(direction, after, out=basis[:, :, k], where=after > DEPENDENT * before)
+        R = basis @ a.transpose(0, 1, 3, 2)
+        missing = ~basis.any(3)
+        # Its inverse, column by column. A column that adds nothing gets the coefficient zero.
+        triangle = np.zeros((p, c, s, s))
         for j in range(s):
-            triangle[:, j, j] = 1 / np.where(missing[:, j], 1, R[:, j, j])
+            triangle[:, :, j, j] = 1 / np.where(missing[:, :, j], 1, R[:, :, j, j])
             for i in reversed(range(j)):
-                known = (R[:, i, i + 1 : j + 1] * triangle[:, i + 1 : j + 1, j]).sum(1)
-                triangle[:, i, j] = -known * triangle[:, i, i]
-        dependent = (missing & (columns < n)).any(1)
-        if self._non_negative:
-            keep = ~dependent
-            return _Supports(problem[keep], columns[keep], basis[keep], triangle[keep])
-        if dependent.any():
-            # Least norm of the coefficients of columns of one length.
+                known = (R[:, :, i, i + 1 : j + 1] * triangle[:, :, i + 1 : j + 1, j]).sum(2)
+                triangle[:, :, i, j] = -known * triangle[:, :, i, i]
+        dependent = (missing & (columns < self._exists.shape[1])).any(2)
+        if dependent.any() and not self._non_negative:
+            # The least norm of the coefficients of columns of one length.
             length = np.sqrt((a[dependent] ** 2).sum(2))
             length[length == 0] = 1
             unit = R[dependent] / length[:, None]
-            triangle[dependent] = np.linalg.pinv(unit, rcond=EPS * s) / length[:, :, None]
-        return _Supports(problem, columns, basis, triangle)
+            triangle[dependent] = np.linalg.pinv(unit, rcond=s * EPS) / length[:, :, None]
+        return _Supports(problems, columns, basis, triangle)
 
     def _every(self, width: int, s: int, own: tuple[int, ...] | None, size: int) -> Iterator[Array]:
         """The supports to try in the order in which they are preferred, filled up with n."""
@@ -416,8 +407,7 @@ class _Search:
         for k in range(s + 1) if self._non_negative else (s,):
             every = _combinations(width, k, size)  # not yet worked out
             for chunk in every if own is None else admissible_supports(own, k, size):
-                filler = np.full((len(chunk), self._most - k), n)
-                yield np.concatenate([chunk, filler], 1)
+                yield np.concatenate([chunk, np.full((len(chunk), s - k), n)], 1)
 
     def _count(self, width: int, s: int, own: tuple[int, ...] | None) -> int:
         return sum(
