@@ -33,7 +33,7 @@ from ._convert import (
     read_sizes,
 )
 from ._groups import admissible_supports, count_supports
-from ._problem import EPS, exponent, times_power
+from ._problem import EPS, exact_residual, exponent, in_callers_units, times_power
 from ._result import SparseResult
 from ._sparsest import sparse_result
 
@@ -42,7 +42,7 @@ CHUNK = 1 << 20  # floats in one work array, 8 MiB: bounds the memory
 KEPT = 1 << 23  # floats that a `BestSubset` keeps, 64 MiB; beyond, each call works them out again
 # Distance from the span of earlier columns, as a fraction of the column's norm, below which the
 # column adds nothing; and residuals closer than this fraction of ||b|| are tied.
-DEPENDENT = 1e-10
+DEPENDENT = 1e-13
 TIED = 1e-13
 # A correlation below this fraction of ||a_j|| ||b|| is rounding.
 ROUNDING = 1e-13
@@ -275,19 +275,20 @@ class _Search:
         best = self._search(b)
         z = np.zeros((*unit.shape, n + 1))
         np.put_along_axis(z, best.columns, best.z, 2)
-        z[:, :, n] = 0
-        rest = b - z @ self._columns
+        scale = unit[:, :, None] - self._exponent[:, None, :n]
+        z = in_callers_units(z[:, :, :n], scale, batch.dtype)
+        # Of z as it is returned, to the last digits.
+        rest = self._rest(b, times_power(z, -scale))
         if self._non_negative:
             self._complete(best.columns, rest, b)
-        z = times_power(z, unit[:, :, None] - self._exponent[:, None])[:, :, :n]
-        residual = times_power(np.sqrt((rest**2).sum(2)), unit)
+        distance = times_power(np.sqrt((rest**2).sum(2)), unit)
         back = np.argsort(order)
         supports = np.sort(best.columns, 2).reshape(len(back), -1)[back].tolist()
         return sparse_result(
             batch,
             z.reshape(len(back), n)[back],
             [tuple(j for j in support if j < n) for support in supports],
-            residual.ravel()[back],
+            distance.ravel()[back],
         )
 
     def _search(self, b: Array) -> _Best:
@@ -336,6 +337,12 @@ class _Search:
         best.columns[(*at, slice(s))] = columns[first]
         best.z[(*at, slice(s))] = np.maximum(fit, 0) if self._non_negative else fit
 
+    def _rest(self, b: Array, z: Array) -> Array:
+        """The residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""
+        A = self._columns[:, :-1].transpose(0, 2, 1)
+        rest, _ = exact_residual(A, b.transpose(0, 2, 1), z.transpose(0, 2, 1))
+        return rest.transpose(0, 2, 1)
+
     def _complete(self, chosen: Array, rest: Array, b: Array) -> None:
         """Fill up chosen (p, k, s) to each problem's s; rest (p, k, m) is b - A z."""
         n = self._exists.shape[1]
@@ -368,38 +375,45 @@ class _Search:
                 yield self._factorise(np.array(same), columns)
 
     def _factorise(self, problems: Array, columns: Array) -> _Supports:
-        """By modified Gram-Schmidt, with each direction orthogonalised twice.
+        """By Gram-Schmidt, for all supports at once.
 
-        "Twice is enough" (Kahan and Parlett). For all supports at once.
+        What remains of a column beside those before it is taken with an exact residual and then
+        made orthogonal twice, which is enough (Kahan and Parlett), however close it is to them.
         """
         a = self._columns[problems][:, columns]
-        p, c, s, _ = a.shape
-        basis = np.zeros_like(a)
+        p, c, s, m = a.shape
+        flat = a.reshape(p * c, s, m)
+        basis = np.zeros_like(flat)
+        triangle = np.zeros((p * c, s, s))
+        filled = np.broadcast_to(columns < self._exists.shape[1], (p, c, s)).reshape(p * c, s)
+        dependent = np.zeros(p * c, dtype=bool)
         for k in range(s):
-            direction = a[:, :, k]
-            before = np.sqrt((direction**2).sum(2, keepdims=True))
-            for i in (*range(k), *range(k)):
-                q = basis[:, :, i]
-                direction = direction - (q * direction).sum(2, keepdims=True) * q
-            after = np.sqrt((direction**2).sum(2, keepdims=True))
-            np.divide(direction, after, out=basis[:, :, k], where=after > DEPENDENT * before)
-        R = basis @ a.transpose(0, 1, 3, 2)
-        missing = ~basis.any(3)
-        # Its inverse, column by column. A column that adds nothing gets the coefficient zero.
-        triangle = np.zeros((p, c, s, s))
-        for j in range(s):
-            triangle[:, :, j, j] = 1 / np.where(missing[:, :, j], 1, R[:, :, j, j])
-            for i in reversed(range(j)):
-                known = (R[:, :, i, i + 1 : j + 1] * triangle[:, :, i + 1 : j + 1, j]).sum(2)
-                triangle[:, :, i, j] = -known * triangle[:, :, i, i]
-        dependent = (missing & (columns < self._exists.shape[1])).any(2)
+            column, before = flat[:, k], basis[:, :k]
+            share = np.zeros((p * c, k))  # of the columns before: column = share A_before + rest
+            rest = column
+            for step in range(3 if k else 0):
+                more = (triangle[:, :k, :k] @ (before @ rest[:, :, None]))[:, :, 0]
+                share += more
+                if step == 0:
+                    rest, _ = exact_residual(flat[:, :k].transpose(0, 2, 1), column, share)
+                else:
+                    rest = rest - ((before @ rest[:, :, None]) * before).sum(1)
+            size = np.sqrt((rest**2).sum(1, keepdims=True))
+            new = size > DEPENDENT * np.sqrt((column**2).sum(1, keepdims=True))
+            np.divide(rest, size, out=basis[:, k], where=new)
+            # z_k = q_k'b / size, and its share is taken off the others.
+            np.divide(-share, size, out=triangle[:, :k, k], where=new)
+            np.divide(1, size[:, 0], out=triangle[:, k, k], where=new[:, 0])
+            dependent |= filled[:, k] & ~new[:, 0]
         if dependent.any() and not self._non_negative:
             # The least norm of the coefficients of columns of one length.
-            length = np.sqrt((a[dependent] ** 2).sum(2))
+            some = flat[dependent]
+            length = np.sqrt((some**2).sum(2))
             length[length == 0] = 1
-            unit = R[dependent] / length[:, None]
+            unit = basis[dependent] @ (some / length[:, :, None]).transpose(0, 2, 1)
             triangle[dependent] = np.linalg.pinv(unit, rcond=s * EPS) / length[:, :, None]
-        return _Supports(problems, columns, basis, triangle)
+        shape = (p, c, s)
+        return _Supports(problems, columns, basis.reshape(*shape, m), triangle.reshape(*shape, s))
 
     def _every(self, width: int, s: int, own: tuple[int, ...] | None, size: int) -> Iterator[Array]:
         """The supports to try in the order in which they are preferred, filled up with n."""

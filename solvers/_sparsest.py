@@ -1,5 +1,7 @@
 """Exactly s non-zeros: the point on the LASSO's path that has them, refitted."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ._active_set import solve_on_support
@@ -16,7 +18,7 @@ from ._convert import (
 from ._groups import first_largest
 from ._homotopy import follow
 from ._lasso import MAX_ITER
-from ._problem import Problem, residual
+from ._problem import Problem, exact_residual, in_callers_units, times_power
 from ._result import SparseResult
 
 # At unit scale: coefficients closer than this fraction of the largest, or of 1, are tied. What
@@ -76,49 +78,38 @@ def sparsest(
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
     size = read_sizes(batch, s, labels)
-    problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)))
-    path = follow(
-        problem.A,
-        problem.b,
-        problem.lam,
-        max_steps=MAX_ITER["homotopy"],
-        size=size,
-        groups=labels,
-        non_negative=non_negative,
-    )
+    problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)), non_negative=non_negative)
+    path = follow(problem, max_steps=MAX_ITER["homotopy"], size=size, groups=labels)
     sign = path.largest
     if labels is not None:
         sign = sign * _kept(problem, path.began, sign, labels)
     if non_negative:
-        chosen = problem.A * (sign != 0)[:, None]
-        z = follow(
-            chosen,
-            problem.b,
-            problem.lam,
-            max_steps=MAX_ITER["homotopy"],
-            non_negative=True,
-        ).z
+        chosen = replace(problem, A=problem.A * (sign != 0)[:, None])
+        z = follow(chosen, max_steps=MAX_ITER["homotopy"]).z
     else:
-        z = solve_on_support(problem.A, problem.b, problem.lam, sign)
+        z, _ = solve_on_support(problem, sign)
     supports = [tuple(np.flatnonzero(row).tolist()) for row in sign]
-    rest = np.linalg.norm(residual(problem.A, problem.b, z), axis=1)
-    return sparse_result(batch, z * problem.unit[:, None], supports, rest * problem.b_unit)
+    answer = in_callers_units(z, problem.exponent, batch.dtype)
+    rest, _ = exact_residual(problem.A, problem.b, problem.from_caller(answer))
+    distance = times_power(np.sqrt((rest**2).sum(1)), problem.b_exponent)
+    return sparse_result(batch, answer, supports, distance)
 
 
 def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:
     """Which of the path's non-zeros at lam stand for their groups, (p, n)."""
     lam = np.where(np.isfinite(lam), lam, 0)  # infinite where nothing ever joined
-    size = np.abs(solve_on_support(problem.A, problem.b, lam, sign))
+    z, _ = solve_on_support(problem.at(lam), sign)
+    size = np.abs(z) * problem.weight  # in the caller's units, but for one factor
     margin = TIED * np.maximum(size.max(1, keepdims=True), 1)
     return first_largest(np.where(sign != 0, size, -1), groups, margin)
 
 
 def sparse_result(
-    batch: Batch, z: Array, supports: list[tuple[int, ...]], residual: Array
+    batch: Batch, z: Array, supports: list[tuple[int, ...]], distance: Array
 ) -> SparseResult:
     """The answer in the caller's form."""
     return SparseResult(
         z=batch.vectors(z),
         support=batch.per_problem(supports),
-        residual=batch.scalars(residual),
+        residual=batch.scalars(distance),
     )
