@@ -10,6 +10,9 @@ Drawing the problems is not timed; the conversion of the arrays to a method's ow
 
 The methods take turns on each draw, `--repeats` times, and the best time of each counts: other
 load on the machine then hits all alike. Ratios are medians over the draws of the ratio on one draw.
+
+The last table is about recoveries in every step of a search: the same A each time, b perturbed, all
+nodes in one call. `BestSubset` is made beforehand and not timed.
 """
 
 import argparse
@@ -29,6 +32,12 @@ import solvers
 from isnas.comparison.rows import machine
 
 M, SIZES, LAM = 7, (14, 21, 28, 35) * 2, 1e-5
+# The nodes of a search: each one's m, n, s and number of operations on an edge, of which one may be
+# active; 0 where several may.
+SEARCHES = {
+    "NAS-Bench-201, 3 nodes, one operation an edge": [(3, 4, 1, 4), (5, 8, 2, 4), (7, 12, 3, 4)],
+    "DARTS, 8 nodes, s = 2": [(M, n, 2, 0) for n in SIZES],
+}
 OURS, BASE = "homotopy", "scikit-learn lars_path x 8"
 
 Problems = list[tuple[np.ndarray, np.ndarray]]
@@ -202,6 +211,41 @@ def compare(kind: str, scale: float, draws: int, repeats: int) -> None:
         )
 
 
+def in_every_step(name: str, draws: int, repeats: int) -> None:
+    """Print the table of one search's recoveries, for one b of each node and for 16."""
+    generator = torch.Generator().manual_seed(0)
+    nodes = SEARCHES[name]
+    A = [solvers.measurement_matrix(m, n, generator=generator) for m, n, *_ in nodes]
+    s = [s for *_, s, _ in nodes]
+    grouped = (
+        {} if nodes[0][3] == 0 else {"groups": [[j // e for j in range(n)] for _, n, _, e in nodes]}
+    )
+    table: dict[str, Callable[[list[torch.Tensor]], object]] = {}
+    for label, sign in (("", {}), (", z >= 0", {"non_negative": True})):
+        options = grouped | sign
+        table[f"BestSubset(b){label}"] = solvers.BestSubset(A, s, **options)
+        table[f"best_subset(A, b){label}"] = partial(solvers.best_subset, A, s=s, **options)
+        table[f"sparsest(A, b){label}"] = partial(solvers.sparsest, A, s=s, **options)
+        table[f"lasso(A, b){label}"] = partial(solvers.lasso, A, lam=LAM, **sign)
+    times: dict[tuple[str, int], list[float]] = {(key, k): [] for key in table for k in (1, 16)}
+    for _ in range(draws):
+        best = dict.fromkeys(times, float("inf"))
+        many = [torch.randn(16, m, generator=generator, dtype=torch.float64) for m, *_ in nodes]
+        one = [rows[0] for rows in many]
+        for _ in range(repeats):
+            for key, k in times:
+                start = time.perf_counter()
+                table[key](one if k == 1 else many)
+                best[key, k] = min(best[key, k], time.perf_counter() - start)
+        for each, spent in best.items():
+            times[each].append(spent)
+    print(f"\n{name}: ms for all nodes, {draws} draws")
+    print(f"{'1 b each':>11} {'16 b each':>11}  method")
+    for key in sorted(table, key=lambda key: np.median(times[key, 1])):
+        one_b, many_b = (1e3 * np.median(times[key, k]) for k in (1, 16))
+        print(f"{one_b:>11.2f} {many_b:>11.2f}  {key}")
+
+
 def ratio(seconds: list[float], base: list[float]) -> float:
     """The typical ratio of two methods' times on the same draw."""
     return float(np.median(np.divide(seconds, base)))
@@ -234,6 +278,8 @@ def main() -> None:
     for kind in options.kinds:
         for scale in options.scales:
             compare(kind, scale, options.draws, options.repeats)
+    for name in SEARCHES:
+        in_every_step(name, options.draws, options.repeats)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ and one transfer each way is all it sees. Nothing is differentiated through, but
 `soft_threshold`, which is plain torch.
 
 `truncate`, `best_subset` and `sparsest` give s non-zeros, on request at most one in each group of
-columns.
+columns; `BestSubset` is prepared once for many b. All but `truncate`, whose `signed` goes by value
+instead of magnitude, take `non_negative` for the minimum over z >= 0.
 
 This package knows nothing of networks.
 """
 
 from sklearn.exceptions import ConvergenceWarning
 
-from ._best_subset import MOST_SUPPORTS, best_subset
+from ._best_subset import MOST_SUPPORTS, BestSubset, best_subset
 from ._lasso import duality_gap, lasso, lasso_path
 from ._matrices import measurement_matrix, mutual_coherence
 from ._result import Knot, LassoResult, SparseResult
@@ -27,6 +28,7 @@ from ._truncate import truncate
 
 __all__ = [
     "MOST_SUPPORTS",
+    "BestSubset",
     "ConvergenceWarning",
     "Knot",
     "LassoResult",

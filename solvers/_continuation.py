@@ -15,7 +15,7 @@ import numpy as np
 
 from ._active_set import finish
 from ._convert import Array
-from ._problem import correlations, objective, relative_gap, residual
+from ._problem import Problem, largest_correlation, objective, relative_gap, residual
 
 # Measured on the method's problems: with 0.1 FISTA takes half the iterations of 0.5, and with
 # 0.03 the slowest problem takes longer again. Stages solved better than to 10% gain nothing.
@@ -30,8 +30,8 @@ class Iteration(Protocol):
 
     z: Array
 
-    def advance(self, lam: Array, steps: int) -> None:
-        """Take some steps towards the minimiser for lam (p,)."""
+    def advance(self, penalty: Array, steps: int) -> None:
+        """Take some steps towards the minimiser for penalties (p, n)."""
 
     def restart(self, where: Array, z: Array) -> None:
         """Go on from z (p, n) in the problems marked by `where` (p,)."""
@@ -41,7 +41,7 @@ class Iteration(Protocol):
 
 
 def continuation(
-    iteration: Iteration, A: Array, b: Array, lam: Array, tol: float, max_iter: int
+    iteration: Iteration, problem: Problem, tol: float, max_iter: int
 ) -> tuple[Array, Array]:
     """Run an iterative method, from the iterate it holds, to a relative gap of tol.
 
@@ -52,28 +52,29 @@ def continuation(
         Over all stages.
     """
     answer = np.zeros_like(iteration.z)
-    iterations = np.full(len(A), max_iter)
-    problem = np.arange(len(A))
+    iterations = np.full(len(problem), max_iter)
+    place = np.arange(len(problem))
     # The lam that the start is about right for: lam_max when it is zero.
-    first = np.abs(correlations(A, residual(A, b, iteration.z))).max(1)
-    level = np.maximum(lam, RATIO * first)
+    first = largest_correlation(problem, residual(problem.A, problem.b, iteration.z))
+    level = np.maximum(problem.lam, RATIO * first)
     signs = np.zeros_like(answer)
     spent = 0
     while spent < max_iter:
+        stage = problem.at(level)
         steps = min(CHECK, max_iter - spent)
-        iteration.advance(level, steps)
+        iteration.advance(stage.penalty, steps)
         spent += steps
-        last = level <= lam
+        last = level <= problem.lam
         z = iteration.z
-        good = relative_gap(A, b, level, z) <= np.where(last, tol, STAGE_GAP)
+        good = relative_gap(stage, z) <= np.where(last, tol, STAGE_GAP)
         old, signs = signs, np.sign(z)
         settled = (signs == old).all(1) & ~(good & last)
         if settled.any():
-            some = A[settled], b[settled], level[settled]
-            moved = finish(*some, z[settled])
-            better = objective(*some, moved) < objective(*some, z[settled])
+            some = stage[settled]
+            moved, theta = finish(some, z[settled], refinements=0)
+            better = objective(some, moved) < objective(some, z[settled])
             moved = np.where(better[:, None], moved, z[settled])
-            good[settled] |= relative_gap(*some, moved) <= tol
+            good[settled] |= relative_gap(some, moved, theta) <= tol
             where = settled.copy()
             where[settled] = better
             start = z.copy()
@@ -82,15 +83,17 @@ def continuation(
             signs = np.sign(start)
         done = good & last
         if done.any():
-            answer[problem[done]] = iteration.z[done]
-            iterations[problem[done]] = spent
+            answer[place[done]] = iteration.z[done]
+            iterations[place[done]] = spent
             keep = ~done
             iteration.keep(keep)
-            A, b, lam, level, first = A[keep], b[keep], lam[keep], level[keep], first[keep]
-            problem, signs, good = problem[keep], signs[keep], good[keep]
-            if len(problem) == 0:
+            problem, level, first = problem[keep], level[keep], first[keep]
+            place, signs, good = place[keep], signs[keep], good[keep]
+            if len(place) == 0:
                 return answer, iterations
-        lower = np.where(level <= FLOOR * first, lam, np.maximum(lam, RATIO * level))
+        lower = np.where(
+            level <= FLOOR * first, problem.lam, np.maximum(problem.lam, RATIO * level)
+        )
         level = np.where(good, lower, level)
-    answer[problem] = iteration.z
+    answer[place] = iteration.z
     return answer, iterations

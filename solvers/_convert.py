@@ -2,6 +2,8 @@
 
 A batch of problems, whatever its form, becomes two zero-padded arrays, A (p, m, n) and b (p, m).
 Padding is harmless: a zero column never enters a solution, a zero row adds nothing to the residual.
+
+Matrices can also be read alone (`read_matrices`), and vectors for them later (`read_right_sides`).
 """
 
 import math
@@ -16,6 +18,7 @@ from torch import Tensor
 Array = np.ndarray
 Tensors = Tensor | Sequence[Tensor]
 Groups = Sequence[int] | Sequence[Sequence[int]]
+Sizes = int | Sequence[int]
 
 CPU = torch.device("cpu")
 NUMPY_KNOWS = (torch.float64, torch.float32, torch.float16)
@@ -30,7 +33,8 @@ class Form:
     columns : tuple of int
         Each problem's own n; only ragged batches have fewer than the array.
     shape : tuple of int
-        Shape of the caller's batch: () for one problem, (p,) for a ragged batch.
+        Shape of the caller's batch: () for one problem, (p,) for a ragged batch of p problems,
+        (p, ...) for one where each matrix has many b.
     ragged : bool
         Whether the problems came as sequences, and the answers go back as tuples.
     dtype, device
@@ -44,11 +48,15 @@ class Form:
     device: torch.device
 
     def vectors(self, z: Array) -> Tensor | tuple[Tensor, ...]:
-        """The rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per problem."""
+        """The rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per matrix."""
         if not self.ragged:
             return self._send(z.reshape(*self.shape, z.shape[-1]))
-        flat = self._send(np.concatenate([row[:n] for row, n in zip(z, self.columns, strict=True)]))
-        return flat.split(self.columns)
+        count, *lead = self.shape
+        per_matrix = z.reshape(count, -1, z.shape[-1])
+        widths = self.columns[:: per_matrix.shape[1]]
+        parts = [rows[:, :n].ravel() for rows, n in zip(per_matrix, widths, strict=True)]
+        flat = self._send(np.concatenate(parts)).split([len(part) for part in parts])
+        return tuple(part.view(*lead, n) for part, n in zip(flat, widths, strict=True))
 
     def scalars(self, values: Array) -> Tensor:
         """One value per problem (p,) as a (...) tensor; floats in the caller's dtype."""
@@ -58,6 +66,13 @@ class Form:
         """One Python value per problem: bare for one problem, a tuple of them for a batch."""
         return values[0] if self.shape == () else tuple(values)
 
+    def per_matrix(self, values: Array) -> Array:
+        """One row for each problem, from one row for each matrix of a ragged batch, or for all."""
+        count = len(self.columns)
+        if len(values) == count:
+            return values
+        return np.repeat(values, count // len(values), axis=0)
+
     def _send(self, values: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(values))
         if values.dtype == np.float64 and self.dtype != torch.float64:
@@ -66,17 +81,40 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Matrices(Form):
+    """Matrices as one padded float64 array.
+
+    Attributes
+    ----------
+    A : array of shape (p, m, n)
+    rows : tuple of int
+        Each matrix's own m.
+    """
+
+    A: Array
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Batch(Form):
     """Problems as padded float64 arrays.
 
     Attributes
     ----------
-    A : array of shape (p, m, n)
+    matrices : array of shape (q, m, n)
+    matrix : array of shape (p,)
+        Which of them belongs to each problem; each has equally many.
     b : array of shape (p, m)
     """
 
-    A: Array
+    matrices: Array
+    matrix: Array
     b: Array
+
+    @property
+    def A(self) -> Array:
+        """The matrix of each problem, (p, m, n)."""
+        return self.matrices if len(self.matrices) == len(self.b) else self.matrices[self.matrix]
 
 
 @dataclass(frozen=True)
@@ -92,7 +130,7 @@ class Vectors(Form):
 
 
 def read_problems(A: Tensors, b: Tensors) -> Batch:
-    """Check A and b and bring them to the host.
+    """Check A and b and bring them to the host, by one transfer.
 
     Raises
     ------
@@ -101,38 +139,45 @@ def read_problems(A: Tensors, b: Tensors) -> Batch:
     ValueError
         If shapes do not fit, something is empty, not floating-point or not finite.
     """
-    if not isinstance(A, Tensor):
-        return _read_ragged(A, b)
-    _check_tensor("A", A)
-    _check_tensor("b", b)
-    _check_matrix_shape("A", A)
-    if b.ndim < 1 or b.shape[-1] != A.shape[-2]:
-        expected = f"(..., {A.shape[-2]})"
-        raise ValueError(
-            f"b must have shape {expected} to fit A of shape {tuple(A.shape)}, got {tuple(b.shape)}"
-        )
-    try:
-        shape = torch.broadcast_shapes(A.shape[:-2], b.shape[:-1])
-    except RuntimeError:
-        raise ValueError(
-            f"the batch dimensions of b must fit those of A, {tuple(A.shape[:-2])}, "
-            f"got {tuple(b.shape[:-1])}"
-        ) from None
-    if math.prod(shape) == 0:
-        raise ValueError(f"b must not be empty, got shape {tuple(b.shape)}")
-    dtype, device = _common([("A", A), ("b", b)])
-    host_A, host_b = _to_host([("A", A), ("b", b)])
-    m, n = A.shape[-2:]
-    p = math.prod(shape)
-    return Batch(
-        A=np.broadcast_to(host_A, (*shape, m, n)).reshape(p, m, n),
-        b=np.broadcast_to(host_b, (*shape, m)).reshape(p, m),
-        columns=(n,) * p,
-        shape=tuple(shape),
-        ragged=False,
-        dtype=dtype,
-        device=device,
-    )
+    named_A = _name_matrices(A)
+    named_b = _name_right_sides([(name, tuple(tensor.shape)) for name, tensor in named_A], b)
+    named = named_A + named_b
+    dtype, device = _common(named)
+    host = _to_host(named)
+    matrices = _padded_matrices(named_A, host[: len(named_A)], dtype, device)
+    return _batch(matrices, host[len(named_A) :], dtype, device)
+
+
+def read_matrices(A: Tensors) -> Matrices:
+    """Check matrices, or one, or a batch, and bring them to the host.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `read_problems`.
+    """
+    named = _name_matrices(A)
+    return _padded_matrices(named, _to_host(named), *_common(named))
+
+
+def read_right_sides(matrices: Matrices, b: Tensors) -> Batch:
+    """Check vectors for matrices that were read before, and bring them to the host.
+
+    The answers go back to the device of b.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `read_problems`.
+    """
+    if matrices.ragged:
+        own = zip(matrices.rows, matrices.columns, strict=True)
+        shapes = [(f"A[{i}]", shape) for i, shape in enumerate(own)]
+    else:
+        shapes = [("A", (*matrices.shape, *matrices.A.shape[1:]))]
+    named = _name_right_sides(shapes, b)
+    dtype, device = _common(named)
+    return _batch(matrices, _to_host(named), torch.promote_types(dtype, matrices.dtype), device)
 
 
 def read_alone(z: Tensors) -> Vectors:
@@ -151,31 +196,32 @@ def read_alone(z: Tensors) -> Vectors:
     else:
         _check_tensor("z", z)
         named = [("z", z)]
+    lead = named[0][1].shape[:-1]
     for name, tensor in named:
-        if tensor.ndim < 1 or (ragged and tensor.ndim != 1):
-            wanted = "(n,)" if ragged else "(..., n)"
-            raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+        if tensor.ndim < 1 or tensor.shape[:-1] != lead:
+            wanted = (
+                ", ".join(map(str, (*lead, "n"))) + ("" if lead else ",") if ragged else "..., n"
+            )
+            raise ValueError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
         if tensor.numel() == 0:
             raise ValueError(f"{name} must not be empty, got shape {tuple(tensor.shape)}")
     dtype, device = _common(named)
     host = _to_host(named)
-    if ragged:
-        columns = tuple(len(row) for row in host)
-        padded = np.zeros((len(host), max(columns)))
-        for line, row in zip(padded, host, strict=True):
-            line[: len(row)] = row
-        shape: tuple[int, ...] = (len(host),)
-    else:
-        padded = host[0].reshape(-1, z.shape[-1])
-        columns = (z.shape[-1],) * len(padded)
-        shape = tuple(z.shape[:-1])
+    each = math.prod(lead)
     return Vectors(
-        z=padded, columns=columns, shape=shape, ragged=ragged, dtype=dtype, device=device
+        z=_padded_rows(host),
+        columns=tuple(array.shape[-1] for array in host for _ in range(each)),
+        shape=(len(host), *lead) if ragged else tuple(lead),
+        ragged=ragged,
+        dtype=dtype,
+        device=device,
     )
 
 
 def read_groups(form: Form, groups: Groups | None) -> Array | None:
     """Check the group of every column; as (p, n), numbered from 0 up, -1 for padding.
+
+    For a batch that is not ragged the p rows are one and the same.
 
     Raises
     ------
@@ -186,8 +232,8 @@ def read_groups(form: Form, groups: Groups | None) -> Array | None:
     """
     if groups is None:
         return None
-    p = len(form.columns)
     if form.ragged:
+        p = form.shape[0]
         _check_is_sequence("groups", groups, "a sequence of sequences of ints")
         if len(groups) != p:
             raise ValueError(
@@ -197,7 +243,8 @@ def read_groups(form: Form, groups: Groups | None) -> Array | None:
     else:
         named = [("groups", groups)]  # the same for the whole batch
     numbered = np.full((len(named), max(form.columns)), -1)
-    for row, (name, each), n in zip(numbered, named, form.columns[: len(named)], strict=True):
+    widths = form.columns[:: len(form.columns) // len(named)]
+    for row, (name, each), n in zip(numbered, named, widths, strict=True):
         _check_is_sequence(name, each, "a sequence of ints")
         for group in each:
             if isinstance(group, bool) or not isinstance(group, int):
@@ -206,34 +253,36 @@ def read_groups(form: Form, groups: Groups | None) -> Array | None:
             raise ValueError(f"{name} must hold {n} ints, one for each column, got {len(each)}")
         number = {group: k for k, group in enumerate(dict.fromkeys(each))}
         row[:n] = [number[group] for group in each]
-    return np.broadcast_to(numbered, (p, numbered.shape[1]))
+    return form.per_matrix(numbered)
 
 
-def read_vectors(batch: Batch, z: Tensors, name: str) -> Array:
-    """Check one coefficient vector per problem, (..., n) or a sequence of (n_i,); as (p, n)."""
-    p, _, n = batch.A.shape
-    if not batch.ragged:
+def read_vectors(form: Form, z: Tensors, name: str, fit: str = "A") -> Array:
+    """Check one vector of n entries per problem, (..., n) or a sequence of (..., n_i); as (p, n).
+
+    `fit` is what it must fit, for messages.
+    """
+    p, n = len(form.columns), max(form.columns)
+    if not form.ragged:
         _check_tensor(name, z)
         try:
-            shape = torch.broadcast_shapes(z.shape[:-1], batch.shape)
+            shape = torch.broadcast_shapes(z.shape[:-1], form.shape)
         except RuntimeError:
             shape = None
-        if z.ndim < 1 or z.shape[-1] != n or shape != batch.shape:
+        if z.ndim < 1 or z.shape[-1] != n or shape != form.shape:
             raise ValueError(
-                f"{name} must have shape {(*batch.shape, n)} to fit A, got {tuple(z.shape)}"
+                f"{name} must have shape {(*form.shape, n)} to fit {fit}, got {tuple(z.shape)}"
             )
         (host,) = _to_host([(name, z)])
-        return np.broadcast_to(host, (*batch.shape, n)).reshape(p, n)
-    named = _check_sequence(name, z, p)
-    for (label, tensor), columns in zip(named, batch.columns, strict=True):
-        if tensor.shape != (columns,):
+        return np.broadcast_to(host, (*form.shape, n)).reshape(p, n)
+    count, *lead = form.shape
+    named = _check_sequence(name, z, count, fit)
+    for (label, tensor), columns in zip(named, form.columns[:: p // count], strict=True):
+        if tensor.shape != (*lead, columns):
             raise ValueError(
-                f"{label} must have shape ({columns},) to fit A, got {tuple(tensor.shape)}"
+                f"{label} must have shape {(*lead, columns)} to fit {fit}, "
+                f"got {tuple(tensor.shape)}"
             )
-    padded = np.zeros((p, n))
-    for row, host in zip(padded, _to_host(named), strict=True):
-        row[: len(host)] = host
-    return padded
+    return _padded_rows(_to_host(named))
 
 
 def read_lam(batch: Batch, lam: float | Tensor | Sequence[float]) -> Array:
@@ -260,56 +309,131 @@ def read_lam(batch: Batch, lam: float | Tensor | Sequence[float]) -> Array:
     return values.reshape(-1)
 
 
-def read_matrices(A: Tensor) -> tuple[Array, tuple[int, ...]]:
-    """Check a matrix or a batch of them; as (p, m, n), with the shape of the batch."""
-    _check_tensor("A", A)
-    _check_matrix_shape("A", A)
-    (host,) = _to_host([("A", A)])
-    return host.reshape(-1, *host.shape[-2:]), host.shape[:-2]
+def read_sizes(form: Form, s: Sizes, groups: Array | None = None) -> Array:
+    """Check the wanted number of non-zeros against each problem's n, or number of groups; as (p,).
+
+    Raises
+    ------
+    ValueError
+        If something is no int, out of range, or there is not one for each problem.
+    """
+    if not form.ragged or not isinstance(s, Sequence):
+        named = [("s", s)]
+    else:
+        if len(s) != form.shape[0]:
+            wanted = f"s must hold {form.shape[0]} integers, one for each problem"
+            raise ValueError(f"{wanted}, got {len(s)}")
+        named = [(f"s[{i}]", each) for i, each in enumerate(s)]
+    step = len(form.columns) // len(named)
+    for i, (name, each) in enumerate(named):
+        if isinstance(each, bool) or not isinstance(each, int):
+            raise ValueError(f"{name} must be an integer, got {each!r}")
+        own = slice(i * step, (i + 1) * step)
+        if groups is not None:
+            fewest = int(groups[own].max(1).min()) + 1
+            if not 1 <= each <= fewest:
+                raise ValueError(
+                    f"{name} must lie between 1 and the number of groups, {fewest}, got {each}"
+                )
+        fewest = min(form.columns[own])
+        if not 1 <= each <= fewest:
+            raise ValueError(f"{name} must lie between 1 and n = {fewest}, got {each}")
+    return form.per_matrix(np.array([each for _, each in named]))
 
 
-def check_size(form: Form, s: int, groups: Array | None = None) -> None:
-    """Check the wanted number of non-zeros against every problem's n, or number of groups."""
-    if isinstance(s, bool) or not isinstance(s, int):
-        raise ValueError(f"s must be an integer, got {s!r}")
-    if groups is not None:
-        fewest = int(groups.max(1).min()) + 1
-        if not 1 <= s <= fewest:
-            raise ValueError(f"s must lie between 1 and the number of groups, {fewest}, got {s}")
-    fewest = min(form.columns)
-    if not 1 <= s <= fewest:
-        raise ValueError(f"s must lie between 1 and n = {fewest}, got {s}")
-
-
-def _read_ragged(A: Sequence[Tensor], b: Sequence[Tensor]) -> Batch:
-    matrices = _check_sequence("A", A, None)
-    vectors = _check_sequence("b", b, len(matrices))
-    for (name, matrix), (label, vector) in zip(matrices, vectors, strict=True):
+def _name_matrices(A: Tensors) -> list[tuple[str, Tensor]]:
+    """Check matrices; named for messages."""
+    if isinstance(A, Tensor):
+        _check_tensor("A", A)
+        _check_matrix_shape("A", A)
+        return [("A", A)]
+    named = _check_sequence("A", A, None)
+    for name, matrix in named:
         _check_matrix_shape(name, matrix)
         if matrix.ndim != 2:
             raise ValueError(f"{name} must have shape (m, n), got {tuple(matrix.shape)}")
-        if vector.shape != matrix.shape[:1]:
+    return named
+
+
+def _name_right_sides(
+    shapes: list[tuple[str, tuple[int, ...]]], b: Tensors
+) -> list[tuple[str, Tensor]]:
+    """Check that vectors fit matrices of these names and shapes; named for messages."""
+    (first, shape_A), *_ = shapes
+    if first == "A":
+        _check_tensor("b", b)
+        if b.ndim < 1 or b.shape[-1] != shape_A[-2]:
             raise ValueError(
-                f"{label} must have shape ({matrix.shape[0]},) to fit {name} of shape "
-                f"{tuple(matrix.shape)}, got {tuple(vector.shape)}"
+                f"b must have shape (..., {shape_A[-2]}) to fit A of shape {shape_A}, "
+                f"got {tuple(b.shape)}"
             )
-    named = matrices + vectors
-    dtype, device = _common(named)
-    host = _to_host(named)
-    p = len(matrices)
-    rows = [array.shape[0] for array in host[:p]]
-    columns = [array.shape[1] for array in host[:p]]
-    padded_A = np.zeros((p, max(rows), max(columns)))
-    padded_b = np.zeros((p, max(rows)))
-    for i in range(p):
-        padded_A[i, : rows[i], : columns[i]] = host[i]
-        padded_b[i, : rows[i]] = host[p + i]
+        try:
+            shape = torch.broadcast_shapes(shape_A[:-2], b.shape[:-1])
+        except RuntimeError:
+            raise ValueError(
+                f"the batch dimensions of b must fit those of A, {shape_A[:-2]}, "
+                f"got {tuple(b.shape[:-1])}"
+            ) from None
+        if math.prod(shape) == 0:
+            raise ValueError(f"b must not be empty, got shape {tuple(b.shape)}")
+        return [("b", b)]
+    named = _check_sequence("b", b, len(shapes))
+    lead = named[0][1].shape[:-1]
+    for (name, shape_A), (label, vectors) in zip(shapes, named, strict=True):
+        wanted = (*lead, shape_A[0])
+        if vectors.shape != wanted:
+            raise ValueError(
+                f"{label} must have shape {wanted} to fit {name} of shape {shape_A}, "
+                f"got {tuple(vectors.shape)}"
+            )
+        if vectors.numel() == 0:
+            raise ValueError(f"{label} must not be empty, got shape {tuple(vectors.shape)}")
+    return named
+
+
+def _padded_matrices(
+    named: list[tuple[str, Tensor]], host: list[Array], dtype: torch.dtype, device: torch.device
+) -> Matrices:
+    (first, _), *_ = named
+    ragged = first != "A"
+    if ragged:
+        rows, columns = zip(*(array.shape for array in host), strict=True)
+        A = np.zeros((len(host), max(rows), max(columns)))
+        for padded, array in zip(A, host, strict=True):
+            padded[: array.shape[0], : array.shape[1]] = array
+        shape: tuple[int, ...] = (len(host),)
+    else:
+        shape = host[0].shape[:-2]
+        A = host[0].reshape(-1, *host[0].shape[-2:])
+        rows, columns = ((size,) * len(A) for size in A.shape[1:])
+    return Matrices(
+        A=A, rows=rows, columns=columns, shape=shape, ragged=ragged, dtype=dtype, device=device
+    )
+
+
+def _batch(
+    matrices: Matrices, host: list[Array], dtype: torch.dtype, device: torch.device
+) -> Batch:
+    count, m, _ = matrices.A.shape
+    if matrices.ragged:
+        lead = host[0].shape[:-1]
+        b = _padded_rows(host)
+        shape = (count, *lead)
+        matrix = np.repeat(np.arange(count), math.prod(lead))
+    else:
+        shape = np.broadcast_shapes(matrices.shape, host[0].shape[:-1])
+        b = np.broadcast_to(host[0], (*shape, m)).reshape(-1, m)
+        index = np.arange(count).reshape(matrices.shape)
+        matrix = np.broadcast_to(index, shape).ravel()
+    each = len(b) // count
+    columns = matrices.columns if each == 1 else tuple(matrices.columns[i] for i in matrix)
     return Batch(
-        A=padded_A,
-        b=padded_b,
-        columns=tuple(columns),
-        shape=(p,),
-        ragged=True,
+        matrices=matrices.A,
+        matrix=matrix,
+        b=b,
+        columns=columns,
+        shape=shape,
+        ragged=matrices.ragged,
         dtype=dtype,
         device=device,
     )
@@ -322,7 +446,22 @@ def _check_tensor(name: str, value: object) -> None:
         raise ValueError(f"{name} must be real floating-point, got dtype {value.dtype}")
 
 
-def _check_sequence(name: str, values: object, length: int | None) -> list[tuple[str, Tensor]]:
+def _padded_rows(host: list[Array]) -> Array:
+    """The rows of arrays (..., n_i) one below the other, filled up with zeros; (p, n)."""
+    rows = [array.reshape(-1, array.shape[-1]) for array in host]
+    if len(rows) == 1:
+        return rows[0]
+    padded = np.zeros((sum(map(len, rows)), max(array.shape[1] for array in rows)))
+    start = 0
+    for array in rows:
+        padded[start : start + len(array), : array.shape[1]] = array
+        start += len(array)
+    return padded
+
+
+def _check_sequence(
+    name: str, values: object, length: int | None, fit: str = "A"
+) -> list[tuple[str, Tensor]]:
     """The tensors of a sequence, each with its name for messages."""
     if isinstance(values, Tensor) or not isinstance(values, Sequence):
         wanted = "a tensor or a sequence of tensors" if length is None else "a sequence of tensors"
@@ -330,7 +469,7 @@ def _check_sequence(name: str, values: object, length: int | None) -> list[tuple
     if len(values) == 0:
         raise ValueError(f"{name} must not be empty, got a sequence of length 0")
     if length is not None and len(values) != length:
-        raise ValueError(f"{name} must hold {length} tensors to fit A, got {len(values)}")
+        raise ValueError(f"{name} must hold {length} tensors to fit {fit}, got {len(values)}")
     named = [(f"{name}[{i}]", value) for i, value in enumerate(values)]
     for label, value in named:
         _check_tensor(label, value)

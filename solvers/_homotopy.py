@@ -21,6 +21,12 @@ and column j becomes g itself. A'A, which would square the condition number, nev
 what joins is projected twice ("twice is enough", Kahan and Parlett), so rounding only adds up over
 the events. One step of refinement at the end removes it from the answer.
 
+Where the coefficients have penalties lam w_j with weights of their own, s stands for the signs times
+the weights, and a column joins where |a_j'r| = lam w_j.
+
+With z >= 0 the same holds but for one thing: only where a_j'r itself reaches lam w_j, from below,
+does a column join (the "positive Lasso" of Efron et al., section 3.4), so every sign is 1.
+
 Events that fall together (repeated columns, integer matrices) are taken one by one, lowest index
 first where rounding leaves them equal, with no progress in lam between them. That this ends is not
 proved for every tie; 20,000 random integer problems did, and what does not is seen by the limit on
@@ -32,11 +38,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ._convert import Array
-from ._problem import EPS, correlations
+from ._problem import EPS, Problem, correlations, exact_residual
 
 # A correlation below this fraction of ||a_j|| ||b|| is rounding: the column lies in the span of
 # the active ones, or the residual is zero. Such a column stays within its bound and never joins.
 ROUNDING = 1e-13
+LARGEST_WEIGHT = 2.0**500  # beyond, products of weights could overflow
 
 
 @dataclass
@@ -68,12 +75,10 @@ class Path:
 
 
 def follow(
-    A: Array,
-    b: Array,
-    lam: Array,
+    problem: Problem,
     *,
     max_steps: int,
-    size: int | None = None,
+    size: Array | None = None,
     groups: Array | None = None,
     record: bool = False,
 ) -> Path:
@@ -81,17 +86,17 @@ def follow(
 
     Parameters
     ----------
-    A, b, lam : arrays of shape (p, m, n), (p, m), (p,)
-        At unit scale.
+    problem : Problem
     max_steps : int
         Events per problem after which to give up; `z` is then the solution at a larger lam.
-    size : int, optional
+    size : array of shape (p,), optional
         Stop as soon as the active set has this many columns, or touches this many groups.
     groups : array of shape (p, n), optional
         With `size`: the group of each column, numbered from 0 up; -1 for none.
     record : bool
         Keep the knots of the first problem.
     """
+    A, b, lam = problem.A, problem.b, problem.lam
     p, m, n = A.shape
     path = Path(
         z=np.zeros((p, n)),
@@ -113,12 +118,16 @@ def follow(
     columns[:, :, n:] = np.eye(m)
     H = columns.copy()
     rounding = np.full((p, n + m), np.inf)
-    rounding[:, :n] = ROUNDING * norm_b * np.sqrt((A * A).sum(1))
-    floor = rounding[:, :n].max(1)  # events below are rounding too: the path is at its end
+    weight = np.ones((p, n + m))
+    weight[:, :n] = np.minimum(problem.weight, LARGEST_WEIGHT)
+    norm = np.sqrt((A * A).sum(1))
+    rounding[:, :n] = ROUNDING * norm_b * norm
+    # Events of every column are rounding below this lam: the path is at its end.
+    floor = np.where(norm > 0, rounding[:, :n] / weight[:, :n], np.inf).min(1)
     threshold = rounding.copy()  # zero for the active columns
-    sign = np.zeros((p, n + m))  # zero for the inactive columns
+    sign = np.zeros((p, n + m))  # times the weight; zero for the inactive columns
     active = np.zeros((p, n + m), dtype=bool)
-    bound = np.ones((p, n + m))  # on |a_j'r| / lam; zero for the active columns, which have none
+    bound = weight.copy()  # on |a_j'r| / lam; zero for the active columns, which have none
     count = np.zeros(p)
     most = np.zeros(p)
     level = np.full(p, np.inf)
@@ -126,7 +135,7 @@ def follow(
     b = b[:, None]
     # Where each problem ended, for the refinement.
     end_columns, end_b, end_H, end_sign, end_lam = columns, b, H.copy(), sign.copy(), lam.copy()
-    problem = line = np.arange(p)  # the problem that each line of the arrays belongs to
+    which = line = np.arange(p)  # the problem that each line of the arrays belongs to
     first = line * (n + m)  # place of each line in the flat arrays
 
     # A batch of eight problems is all overhead, about a microsecond for each call of NumPy. So
@@ -142,10 +151,12 @@ def follow(
         # lam (1 - side slope) = side constant. An active z_j shrinks on the way down where its
         # slope has its sign, and is zero where lam (sign slope) = -sign constant.
         side = np.sign(constant)
-        np.copyto(side, -sign, where=active)
+        np.copyto(side, -np.sign(sign), where=active)
         height = side * constant
         speed = bound - side * slope
         never = height <= threshold
+        if problem.non_negative:
+            never |= (constant < 0) & ~active
         never |= speed <= 0
         np.copyto(speed, np.inf, where=never)
         events = height / speed
@@ -153,18 +164,18 @@ def follow(
         place = first + column
         level = np.minimum(events.take(place), level)
 
-        if record and problem[0] == 0:
+        if record and which[0] == 0:
             at = target[0] if level[0] <= end[0] else level[0]
             z = _with_signs(constant[0] + at * slope[0], sign[0])
             path.knots.append((float(at), z[:n]))
 
         done = level <= end
         if step == max_steps:
-            path.finished[problem[~done]] = False
-            end_lam[problem] = np.where(done, target, level)
+            path.finished[which[~done]] = False
+            end_lam[which] = np.where(done, target, level)
             done[:] = True
         if np.count_nonzero(done):
-            ended = problem[done]
+            ended = which[done]
             path.steps[ended] = step
             end_H[ended] = H[done]
             end_sign[ended] = sign[done]
@@ -173,9 +184,10 @@ def follow(
                 break
             columns, H, b = columns.take(keep, 0), H.take(keep, 0), b.take(keep, 0)
             sign, active, bound = sign.take(keep, 0), active.take(keep, 0), bound.take(keep, 0)
+            weight = weight.take(keep, 0)
             rounding, threshold = rounding.take(keep, 0), threshold.take(keep, 0)
             count, level, target, end = count[keep], level[keep], target[keep], end[keep]
-            problem, side, column = problem[keep], side.take(keep, 0), column[keep]
+            which, side, column = which[keep], side.take(keep, 0), column[keep]
             line, first = line[: len(keep)], first[: len(keep)]
             place = first + column
 
@@ -191,9 +203,9 @@ def follow(
         np.copyto(share, x @ H, where=active[:, None])
         H -= g.transpose(0, 2, 1) * share
         H[line, :, column] = g[:, 0]
-        sign.put(place, joins * side.take(place))
+        sign.put(place, joins * side.take(place) * weight.take(place))
         active.put(place, joins)
-        bound.put(place, leaves)
+        bound.put(place, leaves * weight.take(place))
         threshold.put(place, leaves * rounding.take(place))
         count += turn
         full = count == m
@@ -202,12 +214,12 @@ def follow(
         if size is not None:
             reached = count
             if groups is not None:
-                reached = (member[problem] & active[:, None, :n]).any(2).sum(1)
-            more = reached > most[problem]
-            most[problem] = np.maximum(most[problem], reached)
-            path.largest[problem[more]] = sign[more, :n]
-            path.began[problem[more]] = level[more]
-            end[reached >= size] = np.inf
+                reached = (member[which] & active[:, None, :n]).any(2).sum(1)
+            more = reached > most[which]
+            most[which] = np.maximum(most[which], reached)
+            path.largest[which[more]] = np.sign(sign[more, :n])
+            path.began[which[more]] = level[more]
+            end[reached >= size[which]] = np.inf
     if size is None:
         path.z = _refined(end_columns, end_b, end_H, end_sign, end_lam)[:, :n]
     return path
@@ -223,7 +235,8 @@ def _refined(columns: Array, b: Array, H: Array, sign: Array, lam: Array) -> Arr
     sign, lam = sign[:, None], lam[:, None, None]
     H = H * active
     z = (b - lam * (sign @ H.transpose(0, 2, 1))) @ H
-    c = (b - z @ columns.transpose(0, 2, 1)) @ columns
+    r, _ = exact_residual(columns, b[:, 0], z[:, 0])
+    c = r[:, None] @ columns
     missing = (c - lam * sign) * active
     z += missing @ H.transpose(0, 2, 1) @ H
     # What rounding of B b alone could have left counts as zero.

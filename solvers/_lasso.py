@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from ._continuation import continuation
 from ._convert import Array, Tensors, read_lam, read_problems, read_vectors
 from ._coordinate_descent import CoordinateDescent
 from ._homotopy import follow
-from ._problem import Problem, relative_gap, zero_is_optimal
+from ._problem import Problem, in_callers_units, relative_gap, times_power, zero_is_optimal
 from ._proximal_gradient import ProximalGradient
 from ._result import Knot, LassoResult
 
@@ -36,6 +37,7 @@ def lasso(
     tol: float = 1e-8,
     max_iter: int | None = None,
     z0: Tensors | None = None,
+    non_negative: bool = False,
 ) -> LassoResult:
     """Minimise `1/2 ||A z - b||^2 + lam ||z||_1` over z, for one problem or a batch.
 
@@ -43,12 +45,16 @@ def lasso(
     `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares solution,
     from "homotopy" the one of least l1 norm (the path's limit).
 
+    With `non_negative` the minimum is over z >= 0, where ||z||_1 is the sum of z. The answer is
+    then exactly zero where `lam >= max_j a_j'b`, and at `lam = 0` it is a non-negative
+    least-squares solution.
+
     Parameters
     ----------
     A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
         A sequence holds problems of different sizes, solved together.
-    b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
-        The batch dimensions of A and b broadcast.
+    b : Tensor of shape (..., m), or sequence of Tensors of shape (..., m_i)
+        The batch dimensions of A and b broadcast; in a sequence all b have the same ones.
     lam : float, or Tensor or sequence that broadcasts to the batch
     method : {"homotopy", "ista", "fista", "coordinate_descent"}
         "homotopy" follows the exact path; where that alone is not certified (very
@@ -61,7 +67,10 @@ def lasso(
         Limit for each problem on events along the path (10,000 by default), proximal steps
         (20,000) or sweeps (10,000).
     z0 : like z, optional
-        A start, e.g. the last answer. Its support is tried first, exactly.
+        A start, e.g. the last answer. Its support is tried first, exactly. With `non_negative`
+        its negative entries count as zero.
+    non_negative : bool
+        Whether to minimise over z >= 0 only.
 
     Returns
     -------
@@ -91,30 +100,35 @@ def lasso(
     elif isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}")
     batch = read_problems(A, b)
-    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam))
-    A_, b_, lam_ = problem.A, problem.b, problem.lam
-    z = np.zeros((len(A_), A_.shape[2]))
-    iterations = np.zeros(len(A_), dtype=np.int64)
-    todo = ~zero_is_optimal(A_, b_, lam_)
+    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam), non_negative=non_negative)
+    z = np.zeros((len(problem), problem.A.shape[2]))
+    iterations = np.zeros(len(problem), dtype=np.int64)
+    todo = ~zero_is_optimal(problem)
     if z0 is not None:
-        z[todo] = (read_vectors(batch, z0, "z0") / problem.unit[:, None])[todo]
-        warm = finish(A_, b_, lam_, z)
-        found = todo & (relative_gap(A_, b_, lam_, warm) <= tol)
+        z[todo] = problem.from_caller(read_vectors(batch, z0, "z0"))[todo]
+        if non_negative:
+            z = np.maximum(z, 0)
+        warm, theta = finish(problem, z)
+        found = todo & (relative_gap(problem, warm, theta) <= tol)
         z[found] = warm[found]
         todo &= ~found
     if todo.any():
-        some = A_[todo], b_[todo], lam_[todo]
-        z[todo], iterations[todo] = _solve(method, *some, z[todo], tol, max_iter)
-    gap = relative_gap(A_, b_, lam_, z)
+        z[todo], iterations[todo] = _solve(method, problem[todo], z[todo], tol, max_iter)
+    z, gap = _polished(problem, z, tol, all_of_them=method != "homotopy")
     if method == "homotopy" and not (gap <= tol).all():
         rest = gap > tol
-        some = A_[rest], b_[rest], lam_[rest]
         limit = min(max_iter, MAX_ITER["fista"])
-        better, more = _solve("fista", *some, z[rest], tol, limit)
-        better_gap = relative_gap(*some, better)
+        better, more = _solve("fista", problem[rest], z[rest], tol, limit)
+        better, better_gap = _polished(problem[rest], better, tol)
         z[rest] = np.where((better_gap < gap[rest])[:, None], better, z[rest])
         gap[rest] = np.minimum(better_gap, gap[rest])
         iterations[rest] += more
+    # What a number cannot hold, in float64 or in the caller's dtype, is no answer.
+    answer = problem.to_caller(z)
+    rounded = problem.from_caller(answer)
+    lost = (rounded != z).any(1) & np.isfinite(rounded).all(1)
+    gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
+    gap[~(np.abs(answer) <= torch.finfo(batch.dtype).max).all(1)] = np.inf
     converged = gap <= tol
     if not converged.all():
         warnings.warn(
@@ -125,7 +139,7 @@ def lasso(
             stacklevel=2,
         )
     return LassoResult(
-        z=batch.vectors(z * problem.unit[:, None]),
+        z=batch.vectors(answer),
         gap=batch.scalars(gap),
         iterations=batch.scalars(iterations),
         converged=batch.scalars(converged),
@@ -134,11 +148,16 @@ def lasso(
 
 
 def duality_gap(
-    A: Tensors, b: Tensors, z: Tensors, lam: float | Tensor | Sequence[float]
+    A: Tensors,
+    b: Tensors,
+    z: Tensors,
+    lam: float | Tensor | Sequence[float],
+    *,
+    non_negative: bool = False,
 ) -> Tensor:
     """Duality gap of z divided by the objective P(z): an upper bound on (P(z) - P(best)) / P(z).
 
-    The dual point is the scaled residual (at `lam = 0` the projected one). The gap is 0 where
+    The dual point is the scaled residual (at `lam = 0` the projected one), or 0 if that is better. The gap is 0 where
     the objective is 0. It is not divided by 1/2 ||b||^2: where lam is tiny so is P, and such a
     gap would certify anything.
 
@@ -146,25 +165,31 @@ def duality_gap(
     ----------
     A, b, lam
         As for `lasso`.
-    z : Tensor of shape (..., n), or sequence of Tensors of shape (n_i,)
+    z : Tensor of shape (..., n), or sequence of Tensors of shape (..., n_i)
+    non_negative : bool
+        Gap of the problem over z >= 0.
 
     Returns
     -------
     Tensor of shape (...)
-        In [0, 1] up to rounding; computed in float64, returned in the inputs' dtype.
+        In [0, 1]; computed in float64, returned in the inputs' dtype.
 
     Raises
     ------
     TypeError, ValueError
-        As for `lasso`.
+        As for `lasso`; also if z has negative entries where it must not.
     """
     batch = read_problems(A, b)
-    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam))
-    scaled = read_vectors(batch, z, "z") / problem.unit[:, None]
-    return batch.scalars(relative_gap(problem.A, problem.b, problem.lam, scaled))
+    problem = Problem.scaled(batch.A, batch.b, read_lam(batch, lam), non_negative=non_negative)
+    given = read_vectors(batch, z, "z")
+    if non_negative and (given < 0).any():
+        raise ValueError(f"z must be at least 0 with non_negative=True, got {given.min()}")
+    return batch.scalars(relative_gap(problem, problem.from_caller(given)))
 
 
-def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...]:
+def lasso_path(
+    A: Tensor, b: Tensor, *, lam_min: float = 0.0, non_negative: bool = False
+) -> tuple[Knot, ...]:
     """The exact regularisation path of one problem: every solution for lam >= lam_min.
 
     Parameters
@@ -173,6 +198,8 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
     b : Tensor of shape (m,)
     lam_min : float
         Where the path ends.
+    non_negative : bool
+        The path of the problem over z >= 0; it begins at `max_j a_j'b`.
 
     Returns
     -------
@@ -200,47 +227,71 @@ def lasso_path(A: Tensor, b: Tensor, *, lam_min: float = 0.0) -> tuple[Knot, ...
         lam = read_lam(batch, lam_min)
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("lam", "lam_min", 1)) from None
-    problem = Problem.scaled(batch.A, batch.b, lam)
-    max_steps = MAX_ITER["homotopy"]
-    path = follow(problem.A, problem.b, problem.lam, max_steps=max_steps, record=True)
+    problem = Problem.scaled(batch.A, batch.b, lam, non_negative=non_negative)
+    path = follow(problem, max_steps=MAX_ITER["homotopy"], record=True)
     levels = np.array([level for level, _ in path.knots])
     z = np.stack([z for _, z in path.knots])
-    gap = relative_gap(
-        np.broadcast_to(problem.A, (len(z), *problem.A.shape[1:])),
-        np.broadcast_to(problem.b, (len(z), problem.b.shape[1])),
-        levels,
-        z,
-    )
+    every = problem[np.zeros(len(z), dtype=int)]
+    lams = times_power(levels, every.lam_exponent)
+    if not (np.isfinite(lams) & ((lams > 0) | (levels == 0))).all():
+        raise ValueError("the path's penalties are beyond numbers: bring A and b to another scale")
+    answers = in_callers_units(z, every.exponent, batch.dtype)
+    gap = relative_gap(every.at(levels), z)
     # Rounding of the residual, relative to lam, bounds what the gap can show.
     rounding = 1e-13 * levels[0] / np.maximum(levels, 1e-300)
     inexact = gap > np.where(levels > 0, np.maximum(1e-8, rounding), 1e-8)
     if not path.finished.all() or inexact.any():
         warnings.warn(
-            f"{inexact.sum()} of {len(levels)} knots, down to lam = "
-            f"{levels[-1] * problem.lam_unit[0]:.1e} of the wanted {lam[0]:.1e}, are not exact: "
-            f"the worst relative duality gap is {gap.max():.1e}, wanted 1.0e-08",
+            f"{inexact.sum()} of {len(levels)} knots, down to lam = {lams[-1]:.1e} of the wanted "
+            f"{lam[0]:.1e}, are not exact: the worst relative duality gap is {gap.max():.1e}, "
+            "wanted 1.0e-08",
             ConvergenceWarning,
             stacklevel=2,
         )
     return tuple(
         Knot(
-            lam=float(level * problem.lam_unit[0]),
+            lam=float(level),
             support=tuple(np.flatnonzero(row).tolist()),
-            z=batch.vectors(row[None] * problem.unit[:, None]),
+            z=batch.vectors(row[None]),
         )
-        for level, row in zip(levels, z, strict=True)
+        for level, row in zip(lams, answers, strict=True)
     )
 
 
 def _solve(
-    method: str, A: Array, b: Array, lam: Array, z: Array, tol: float, max_iter: int
+    method: str, problem: Problem, z: Array, tol: float, max_iter: int
 ) -> tuple[Array, Array]:
     """Solve scaled problems by one method, without judging the answer."""
     if method == "homotopy":
-        path = follow(A, b, lam, max_steps=max_iter)
+        path = follow(problem, max_steps=max_iter)
         return path.z, path.steps
     if method == "coordinate_descent":
-        iteration = CoordinateDescent(A, b, z)
+        iteration = CoordinateDescent(problem, z)
     else:
-        iteration = ProximalGradient(A, b, z, accelerate=method == "fista")
-    return continuation(iteration, A, b, lam, tol, max_iter)
+        iteration = ProximalGradient(problem, z, accelerate=method == "fista")
+    return continuation(iteration, problem, tol, max_iter)
+
+
+def _polished(
+    problem: Problem, z: Array, tol: float, *, all_of_them: bool = False
+) -> tuple[Array, Array]:
+    """Finish on its support what is not certified yet, or all, and take the better.
+
+    Returns
+    -------
+    z : array of shape (p, n)
+    gap : array of shape (p,)
+    """
+    gap = relative_gap(problem, z)
+    rest = np.flatnonzero((gap > tol) | all_of_them)
+    if len(rest):
+        some = problem[rest]
+        moved, theta = finish(some, z[rest])
+        shown = relative_gap(some, moved)
+        better = shown < gap[rest]
+        z[rest[better]], gap[rest[better]] = moved[better], shown[better]
+        # The residual of a rounded z is not always as good a dual point as theta.
+        shown = relative_gap(some, z[rest], theta)
+        better = (shown < gap[rest]) & (gap[rest] > tol) & (shown <= tol)
+        gap[rest[better]] = shown[better]
+    return z, gap

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._convert import read_matrices
+from ._convert import Tensors, read_matrices
 
 KINDS = ("gaussian", "uniform", "orthogonal")
 
@@ -67,7 +67,7 @@ def measurement_matrix(
     return matrix.contiguous().to(dtype).to(device)
 
 
-def mutual_coherence(A: Tensor) -> Tensor:
+def mutual_coherence(A: Tensors) -> Tensor:
     """Largest absolute cosine between two different columns.
 
     Zero columns are ignored; with fewer than two others the coherence is 0. A vector with fewer
@@ -76,7 +76,7 @@ def mutual_coherence(A: Tensor) -> Tensor:
 
     Parameters
     ----------
-    A : Tensor of shape (..., m, n)
+    A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
 
     Returns
     -------
@@ -86,18 +86,17 @@ def mutual_coherence(A: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If A is not a tensor.
+        If A holds something else than tensors.
     ValueError
-        If A is not a matrix or a batch of them, is empty, not floating-point or not finite.
+        If something is not a matrix or a batch of them, is empty, not floating-point or not finite.
     """
-    matrices, shape = read_matrices(A)
+    matrices = read_matrices(A)
     # Dividing by the largest entry first keeps tiny and huge columns from under- or overflowing.
-    peak = np.abs(matrices).max(1, keepdims=True)
-    unit = matrices / np.where(peak == 0, 1, peak)
+    peak = np.abs(matrices.A).max(1, keepdims=True)
+    unit = matrices.A / np.where(peak == 0, 1, peak)
     norm = np.linalg.norm(unit, axis=1, keepdims=True)
     unit = unit / np.where(norm == 0, 1, norm)
     cosine = np.abs(unit.transpose(0, 2, 1) @ unit)
     diagonal = np.arange(cosine.shape[-1])
     cosine[:, diagonal, diagonal] = 0
-    coherence = np.minimum(cosine.max((1, 2)), 1.0).reshape(shape)
-    return torch.from_numpy(coherence).to(A.dtype).to(A.device)
+    return matrices.scalars(np.minimum(cosine.max((1, 2)), 1.0))

@@ -3,53 +3,119 @@
 Everything works on batches: A (p, m, n), b (p, m), lam (p,), z (p, n), float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from scipy.optimize import nnls
 
 from ._convert import Array
 
 EPS = float(np.finfo(np.float64).eps)
-# At lam = 0: a residual below this fraction of |A| |z| + |b| is rounding. A backward stable
-# solver leaves about EPS times the condition number.
-ROUNDING = 1e-12
+TINY = float(np.finfo(np.float64).tiny)
+# At lam = 0: a residual below both of these fractions, of |A| |z| + |b| and of b, counts as zero.
+# A backward stable solver leaves about EPS |A| |z|.
+ROUNDING, NOTHING = 1e-12, 1e-8
+# Weights are cut at this power of two, so that they are numbers. It takes a lam' below 1e-270 for
+# a column so small to enter a solution.
+LARGEST_WEIGHT = 1000
+LOST = 1e-12  # of b, in what a coefficient contributes: above that it is said
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of LASSO problems brought to unit scale.
+    """A batch of LASSO problems brought to unit scale, column by column.
 
-    With A = alpha A' and b = beta b', z solves the problem for lam exactly when
-    z' = z alpha / beta solves the scaled one for lam' = lam / (alpha beta). The relative gap is
-    the same for both. Here the objective of an unscaled problem can be 1e-8, where absolute
-    tolerances mean nothing. Scales are powers of two, so scaling rounds nothing.
+    With a_j = 2^e_j a'_j, b = 2^f b' and z_j = 2^(f - e_j) z'_j the residual is 2^f times the
+    scaled one, and P(z) is 4^f times
+
+        1/2 ||A' z' - b'||^2 + sum_j penalty_j |z'_j|,      penalty_j = lam 2^(-e_j - f),
+
+    which has the same relative gap. So everything here is about a LASSO whose coefficients have
+    their own penalties, penalty = lam' weight, with the weight 1 for the largest column. Powers of
+    two round nothing, and columns can be judged side by side, as well as b and rounding.
 
     Attributes
     ----------
-    A, b, lam
-        The scaled batch; the largest entry of each A and b lies in [1, 2), unless all are zero.
-    unit, lam_unit : arrays of shape (p,)
-        `beta / alpha` and `alpha * beta`: the caller's z is `unit` times the scaled one, and the
-        caller's lam `lam_unit` times.
+    A : array of shape (p, m, n)
+        The largest entry of each column lies in [1, 2), unless all are zero.
+    b : array of shape (p, m)
+        Likewise.
+    lam : array of shape (p,)
+    weight : array of shape (p, n)
+    non_negative : bool
+        Whether the problem is over z >= 0.
+    exponent : array of int of shape (p, n)
+        The caller's z is 2^exponent times the scaled one.
+    b_exponent, lam_exponent : arrays of int of shape (p,)
+        Likewise for b and lam.
+    certifiable : array of bool of shape (p,)
+        False where lam' is too small for a number.
     """
 
     A: Array
     b: Array
     lam: Array
-    unit: Array
-    lam_unit: Array
+    weight: Array
+    non_negative: bool
+    exponent: Array
+    b_exponent: Array
+    lam_exponent: Array
+    certifiable: Array
 
     @classmethod
-    def scaled(cls, A: Array, b: Array, lam: Array) -> "Problem":
-        alpha = _power_of_two(np.abs(A).max((1, 2)))
-        beta = _power_of_two(np.abs(b).max(1))
+    def scaled(cls, A: Array, b: Array, lam: Array, *, non_negative: bool = False) -> "Problem":
+        """The problem of the caller's A (p, m, n), b (p, m) and lam (p,)."""
+        peak = np.abs(A).max(1)
+        columns = exponent(peak)
+        largest = np.where(peak > 0, columns, -9999).max(1)
+        largest[~peak.any(1)] = 0
+        f = exponent(np.abs(b).max(1))
+        ratio = np.where(peak > 0, largest[:, None] - columns, 0)
+        small = times_power(lam, -largest - f)
+        enough = np.where(ratio.max(1) > LARGEST_WEIGHT, 1e-270, TINY)
         return cls(
-            A=A / alpha[:, None, None],
-            b=b / beta[:, None],
-            lam=lam / alpha / beta,
-            unit=beta / alpha,
-            lam_unit=alpha * beta,
+            A=times_power(A, -columns[:, None]),
+            b=times_power(b, -f[:, None]),
+            lam=np.where(lam > 0, np.maximum(small, TINY), 0),
+            weight=times_power(np.ones(peak.shape), np.minimum(ratio, LARGEST_WEIGHT)),
+            non_negative=non_negative,
+            exponent=f[:, None] - columns,
+            b_exponent=f,
+            lam_exponent=largest + f,
+            certifiable=(lam == 0) | (small >= enough),
         )
+
+    @property
+    def penalty(self) -> Array:
+        """The penalty of each coefficient, (p, n)."""
+        return self.lam[:, None] * self.weight
+
+    def __len__(self) -> int:
+        return len(self.A)
+
+    def __getitem__(self, index: Array) -> "Problem":
+        """Some of the problems: by a mask or by places."""
+        return replace(
+            self,
+            **{
+                name: value[index]
+                for name, value in vars(self).items()
+                if isinstance(value, np.ndarray)
+            },
+        )
+
+    def at(self, lam: Array) -> "Problem":
+        """The same problems for another lam, at this scale."""
+        return replace(self, lam=lam)
+
+    def to_caller(self, z: Array) -> Array:
+        """The caller's z; infinite where it is too large for a number."""
+        return times_power(z, self.exponent)
+
+    def from_caller(self, z: Array) -> Array:
+        """The scaled z of the caller's."""
+        return times_power(z, -self.exponent)
 
 
 def correlations(A: Array, r: Array) -> Array:
@@ -62,52 +128,168 @@ def residual(A: Array, b: Array, z: Array) -> Array:
     return b - (A @ z[:, :, None])[:, :, 0]
 
 
-def objective(A: Array, b: Array, lam: Array, z: Array) -> Array:
+def exact_residual(A: Array, b: Array, z: Array) -> tuple[Array, Array]:
+    """b - A z as if computed with twice the digits and then rounded, and a bound on its error.
+
+    Near a solution b and A z agree to many digits, and what is left of plain arithmetic is
+    rounding. So A and z are cut into pieces of so few digits that the products of the pieces, and
+    their sums over n, are exact (Ozaki, Ogita, Oishi and Rump, "Error-free transformations of
+    matrix multiplication by using fast routines of matrix multiplication and its applications",
+    2012). The leading ones are subtracted from b with their rounding errors kept (Knuth's two-sum).
+
+    Parameters
+    ----------
+    A : array of shape (p, m, n)
+    b, z : arrays of shape (p, m), (p, n); or (p, m, k), (p, n, k)
+
+    Returns
+    -------
+    r, error : arrays of the shape of b
+    """
+    if b.ndim == 2:
+        r, error = exact_residual(A, b[:, :, None], z[:, :, None])
+        return r[:, :, 0], error[:, :, 0]
+    n = A.shape[2]
+    digits = (53 - (n - 1).bit_length()) // 2
+    scale_A = exponent(np.abs(A).max(2, keepdims=True, initial=0))  # of each row
+    scale_z = exponent(np.abs(z).max(1, keepdims=True, initial=0))
+    A1, A2, A3 = _pieces(A, scale_A, digits)
+    z1, z2, z3 = _pieces(z, scale_z, digits)
+    r, rounding = b, 0
+    for product in (A1 @ z1, A1 @ z2, A2 @ z1):
+        difference = r - product
+        rest = difference - r
+        rounding = rounding + ((r - (difference - rest)) - (product + rest))
+        r = difference
+    r = r + (rounding - (A1 @ z3 + A2 @ (z2 + z3) + A3 @ z))
+    # The last pieces are below 2^-2digits of the largest products.
+    last = times_power(np.ones(r.shape), scale_A + scale_z + 4 - 2 * digits)
+    return r, EPS * (np.abs(r) + n * (n + 4) * last)
+
+
+def _pieces(x: Array, scale: Array, digits: int) -> tuple[Array, Array, Array]:
+    """Two pieces of so many binary digits, beginning at 2^scale, and the rest; their sum is x."""
+    pieces = []
+    for e in (scale, scale - digits):
+        piece = times_power(np.rint(times_power(x, digits - 1 - e)), e + 1 - digits)
+        x = x - piece
+        pieces.append(piece)
+    return (*pieces, x)
+
+
+def objective(problem: Problem, z: Array) -> Array:
     """P(z), (p,)."""
-    return 0.5 * (residual(A, b, z) ** 2).sum(1) + lam * np.abs(z).sum(1)
+    r = residual(problem.A, problem.b, z)
+    return 0.5 * (r * r).sum(1) + _paid(problem, z).sum(1)
 
 
-def zero_is_optimal(A: Array, b: Array, lam: Array) -> Array:
-    """Where lam >= ||A'b||_inf, (p,); up to the rounding of that product."""
-    return lam >= np.abs(correlations(A, b)).max(1) * (1 - A.shape[1] * EPS)
+def _paid(problem: Problem, z: Array) -> Array:
+    """The penalty paid for each coefficient, (p, n)."""
+    return np.multiply(problem.penalty, np.abs(z), out=np.zeros_like(z), where=z != 0)
 
 
-def relative_gap(A: Array, b: Array, lam: Array, z: Array) -> Array:
+def largest_correlation(problem: Problem, r: Array) -> Array:
+    """The largest |a_j'r| over its weight, or a_j'r for z >= 0 and at least 0, (p,).
+
+    With r = b it is the lam from which on z = 0 is optimal.
+    """
+    c = correlations(problem.A, r)
+    c = np.maximum(c, 0) if problem.non_negative else np.abs(c)
+    return (c / problem.weight).max(1)
+
+
+def zero_is_optimal(problem: Problem) -> Array:
+    """Where lam is at least the largest correlation, (p,); up to the rounding of that product."""
+    return problem.lam >= largest_correlation(problem, problem.b) * (1 - problem.A.shape[1] * EPS)
+
+
+def relative_gap(problem: Problem, z: Array, theta: Array | None = None) -> Array:
     """Duality gap over objective, (P(z) - D(theta)) / P(z), (p,); 0 where P(z) = 0.
 
     The dual is to maximise D(theta) = 1/2 ||b||^2 - 1/2 ||b - theta||^2 subject to
-    ||A'theta||_inf <= lam; theta is the residual r = b - A z, scaled down until feasible
-    (Kim, Koh, Lustig, Boyd and Gorinevsky, "An interior-point method for large-scale
-    l1-regularized least squares", 2007, eq. 9-10). P and D agree to many digits, so their
-    difference is taken as a sum of non-negative terms instead:
+    |a_j'theta| <= penalty_j; theta is the residual r = b - A z, or what is given, scaled down
+    until feasible (Kim, Koh, Lustig, Boyd and Gorinevsky, "An interior-point method for
+    large-scale l1-regularized least squares", 2007, eq. 9-10), or 0 if that is better, where
+    D = 0. P and D agree to many digits, so
+    their difference is taken as a sum of non-negative terms instead, for any theta:
 
-        P - D = 1/2 ||r - theta||^2 + sum_j (lam |z_j| - z_j a_j'theta).
+        P - D = 1/2 ||r - theta||^2 + sum_j (penalty_j |z_j| - z_j a_j'theta).
+
+    r is computed with twice the digits, and bounds on the rounding that is left are added: the gap
+    is not understated by more than a few units of the last place of one number.
 
     At lam = 0 feasible means A'theta = 0, and theta is r projected onto that space: the gap is
-    1/2 ||r - theta||^2. A residual of rounding size counts as zero there.
+    1/2 ||r - theta||^2. A residual of rounding size, and below 1e-8 of b, counts as zero there.
+
+    Over z >= 0 feasible is a_j'theta <= penalty_j, from one side only (the conjugate of the penalty
+    with that constraint is the indicator of it), and the rest stays as it is. At lam = 0 theta is
+    r projected onto the cone of A'theta <= 0 with a_j'theta = 0 where z_j > 0.
     """
-    r = residual(A, b, z)
-    c = correlations(A, r)
-    largest = np.abs(c).max(1)
-    excess = largest > lam
-    shrink = np.divide(lam, largest, out=np.ones_like(lam), where=excess)
-    missing = np.divide(largest - lam, largest, out=np.zeros_like(lam), where=excess)
-    square = (r * r).sum(1)
-    penalty = lam[:, None] * np.abs(z)
-    objective = 0.5 * square + penalty.sum(1)
-    slack = np.maximum(penalty - shrink[:, None] * z * c, 0).sum(1)
-    gap = 0.5 * missing**2 * square + slack
-    for i in np.flatnonzero(lam == 0):
-        terms = np.abs(A[i]) @ np.abs(z[i]) + np.abs(b[i])
-        if (np.abs(r[i]) <= ROUNDING * terms.max()).all():
-            objective[i] = gap[i] = 0
+    A, m = problem.A, problem.A.shape[1]
+    r, error_r = exact_residual(A, problem.b, z)
+    theta = r if theta is None else theta
+    c = correlations(A, theta)
+    error_c = (m + 2) * EPS * correlations(np.abs(A), np.abs(theta))
+    bound = error_c + (np.maximum(c, 0) if problem.non_negative else np.abs(c))
+    penalty = problem.penalty
+    shrink = np.divide(penalty, bound, out=np.ones_like(c), where=bound > penalty).min(1)
+    paid = _paid(problem, z)
+    distance = _norm(r - shrink[:, None] * theta) + _norm(error_r)
+    slack = np.maximum(paid - shrink[:, None] * z * c, 0) + np.abs(z) * error_c
+    value = 0.5 * (r * r).sum(1) + paid.sum(1)
+    gap = 0.5 * distance**2 + slack.sum(1)
+    for i in np.flatnonzero(problem.lam == 0):
+        size = np.abs(problem.b[i])
+        limit = min(ROUNDING * (np.abs(A[i]) @ np.abs(z[i]) + size).max(), NOTHING * size.max())
+        if (np.abs(r[i]) <= limit).all():
+            value[i] = gap[i] = 0
         else:
-            left, values, _ = np.linalg.svd(A[i], full_matrices=False)
-            left = left[:, values > values[0] * max(A.shape[1:]) * EPS]
-            gap[i] = 0.5 * ((left.T @ r[i]) ** 2).sum()
-    return np.divide(gap, objective, out=np.zeros_like(gap), where=objective > 0)
+            free = (z[i] > 0) | (not problem.non_negative)
+            left, values, _ = np.linalg.svd(A[i][:, free], full_matrices=False)
+            left = left[:, values > values.max(initial=0) * max(A.shape[1:]) * EPS]
+            away = (left.T @ r[i]) ** 2
+            cone, rest = (x - left @ (left.T @ x) for x in (A[i][:, ~free], r[i]))
+            pushed = cone @ nnls(cone, rest)[0] if cone.size else np.zeros(1)
+            gap[i] = 0.5 * (away.sum() + (pushed**2).sum())
+    relative = np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
+    shown = np.isfinite(relative) & problem.certifiable
+    return np.where(shown | (value == 0), np.minimum(relative, 1), 1)
 
 
-def _power_of_two(x: Array) -> Array:
-    """The largest power of two up to x; 1 for 0."""
-    return np.where(x > 0, np.ldexp(1.0, np.frexp(x)[1] - 1), 1.0)
+def _norm(x: Array) -> Array:
+    """Of each row, (p,)."""
+    return np.sqrt((x * x).sum(1))
+
+
+def in_callers_units(z: Array, exponent: Array, dtype: torch.dtype) -> Array:
+    """The coefficients z 2^exponent of columns and b of unit scale.
+
+    Raises
+    ------
+    ValueError
+        If one is too large for the dtype, or too small for a float64 to hold what it contributes.
+    """
+    answer = times_power(z, exponent)
+    limits = torch.finfo(dtype)
+    if (np.abs(answer) > limits.max).any():
+        raise ValueError(
+            f"the coefficients are too large for {dtype}, which ends at {limits.max:.1e}: bring A "
+            "and b to another scale"
+        )
+    if (np.abs(times_power(answer, -exponent) - z) > LOST).any():
+        raise ValueError(
+            "the coefficients are too small for numbers, which end at 4.9e-324: bring A and b to "
+            "another scale"
+        )
+    return answer
+
+
+def exponent(x: Array) -> Array:
+    """The e with 2^e <= x < 2^(e + 1), as int; 0 for 0."""
+    return np.where(x > 0, np.frexp(x)[1] - 1, 0)
+
+
+def times_power(x: Array, e: Array | int) -> Array:
+    """x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(x, e)

@@ -9,6 +9,7 @@ y extrapolated for FISTA (Beck and Teboulle, 2009; step 1/L).
 import numpy as np
 
 from ._convert import Array
+from ._problem import Problem
 
 
 class ProximalGradient:
@@ -19,13 +20,16 @@ class ProximalGradient:
 
     Parameters
     ----------
-    A, b, z : arrays of shape (p, m, n), (p, m), (p, n)
-        z is the start.
+    problem : Problem
+        With z >= 0 the threshold's negative results become zero.
+    z : array of shape (p, n)
+        The start.
     accelerate : bool
         FISTA instead of ISTA.
     """
 
-    def __init__(self, A: Array, b: Array, z: Array, *, accelerate: bool) -> None:
+    def __init__(self, problem: Problem, z: Array, *, accelerate: bool) -> None:
+        A = problem.A
         eigenvalue = np.linalg.svd(A, compute_uv=False)[:, 0] ** 2
         step = 1 / np.where(eigenvalue > 0, eigenvalue, 1)  # A = 0: any step will do
         self.z = self._y = z
@@ -33,15 +37,17 @@ class ProximalGradient:
         self._step = step
         # With the step put into A'A and A'b, an iteration is one small product.
         self._hessian = step[:, None, None] * (A.transpose(0, 2, 1) @ A)
-        self._target = step[:, None] * (b[:, None, :] @ A)[:, 0]
+        self._target = step[:, None] * (problem.b[:, None, :] @ A)[:, 0]
         self._accelerate = accelerate
+        self._least = 0.0 if problem.non_negative else -np.inf
 
-    def advance(self, lam: Array, steps: int) -> None:
-        threshold = (lam * self._step)[:, None]
+    def advance(self, penalty: Array, steps: int) -> None:
+        threshold = penalty * self._step[:, None]
         for _ in range(steps):
             y = self._y
             v = y - (self._hessian @ y[:, :, None])[:, :, 0] + self._target
-            z = v - np.clip(v, -threshold, threshold)  # the soft threshold
+            # The soft threshold.
+            z = np.maximum(v - np.clip(v, -threshold, threshold), self._least)
             if self._accelerate:
                 move = z - self.z
                 uphill = ((y - z) * move).sum(1) > 0

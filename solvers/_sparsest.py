@@ -1,13 +1,24 @@
 """Exactly s non-zeros: the point on the LASSO's path that has them, refitted."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ._active_set import solve_on_support
-from ._convert import Array, Batch, Groups, Tensors, check_size, read_groups, read_problems
+from ._convert import (
+    Array,
+    Batch,
+    Groups,
+    Sizes,
+    Tensors,
+    read_groups,
+    read_problems,
+    read_sizes,
+)
 from ._groups import first_largest
 from ._homotopy import follow
 from ._lasso import MAX_ITER
-from ._problem import Problem, residual
+from ._problem import Problem, exact_residual, in_callers_units, times_power
 from ._result import SparseResult
 
 # At unit scale: coefficients closer than this fraction of the largest, or of 1, are tied. What
@@ -15,7 +26,14 @@ from ._result import SparseResult
 TIED = 1e-12
 
 
-def sparsest(A: Tensors, b: Tensors, s: int, *, groups: Groups | None = None) -> SparseResult:
+def sparsest(
+    A: Tensors,
+    b: Tensors,
+    s: Sizes,
+    *,
+    groups: Groups | None = None,
+    non_negative: bool = False,
+) -> SparseResult:
     """Least squares on the support of the regularisation path's first point with s non-zeros.
 
     Going down from lam_max the path gains or loses one column at a time, so it has such a point
@@ -30,15 +48,21 @@ def sparsest(A: Tensors, b: Tensors, s: int, *, groups: Groups | None = None) ->
     the first of the points that touch most groups is taken, and the support has fewer than s
     columns.
 
+    With `non_negative` the path is that of the problem over z >= 0, which ends sooner: at the
+    non-negative least-squares solution. The refit is non-negative too, so coefficients on the
+    support can be zero.
+
     Parameters
     ----------
     A : Tensor of shape (..., m, n), or sequence of Tensors of shape (m_i, n_i)
-    b : Tensor of shape (..., m), or sequence of Tensors of shape (m_i,)
-    s : int
+    b : Tensor of shape (..., m), or sequence of Tensors of shape (..., m_i)
+    s : int, or sequence of int for a sequence of problems
         Wanted non-zeros, 1 <= s <= n, or at most the number of groups.
     groups : sequence of int of length n, or sequence of such of lengths n_i, optional
         The group of each column, any numbers; a batch given as a tensor shares one sequence.
         At most one column of a group is kept.
+    non_negative : bool
+        Whether to allow z >= 0 only.
 
     Returns
     -------
@@ -53,31 +77,39 @@ def sparsest(A: Tensors, b: Tensors, s: int, *, groups: Groups | None = None) ->
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
-    check_size(batch, s, labels)
-    problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)))
-    path = follow(
-        problem.A, problem.b, problem.lam, max_steps=MAX_ITER["homotopy"], size=s, groups=labels
-    )
+    size = read_sizes(batch, s, labels)
+    problem = Problem.scaled(batch.A, batch.b, np.zeros(len(batch.A)), non_negative=non_negative)
+    path = follow(problem, max_steps=MAX_ITER["homotopy"], size=size, groups=labels)
     sign = path.largest
     if labels is not None:
         sign = sign * _kept(problem, path.began, sign, labels)
-    z = solve_on_support(problem.A, problem.b, problem.lam, sign)
+    if non_negative:
+        chosen = replace(problem, A=problem.A * (sign != 0)[:, None])
+        z = follow(chosen, max_steps=MAX_ITER["homotopy"]).z
+    else:
+        z, _ = solve_on_support(problem, sign)
     supports = [tuple(np.flatnonzero(row).tolist()) for row in sign]
-    return sparse_result(batch, z * problem.unit[:, None], supports)
+    answer = in_callers_units(z, problem.exponent, batch.dtype)
+    rest, _ = exact_residual(problem.A, problem.b, problem.from_caller(answer))
+    distance = times_power(np.sqrt((rest**2).sum(1)), problem.b_exponent)
+    return sparse_result(batch, answer, supports, distance)
 
 
 def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:
     """Which of the path's non-zeros at lam stand for their groups, (p, n)."""
     lam = np.where(np.isfinite(lam), lam, 0)  # infinite where nothing ever joined
-    size = np.abs(solve_on_support(problem.A, problem.b, lam, sign))
+    z, _ = solve_on_support(problem.at(lam), sign)
+    size = np.abs(z) * problem.weight  # in the caller's units, but for one factor
     margin = TIED * np.maximum(size.max(1, keepdims=True), 1)
     return first_largest(np.where(sign != 0, size, -1), groups, margin)
 
 
-def sparse_result(batch: Batch, z: np.ndarray, supports: list[tuple[int, ...]]) -> SparseResult:
+def sparse_result(
+    batch: Batch, z: Array, supports: list[tuple[int, ...]], distance: Array
+) -> SparseResult:
     """The answer in the caller's form."""
     return SparseResult(
         z=batch.vectors(z),
         support=batch.per_problem(supports),
-        residual=batch.scalars(np.linalg.norm(residual(batch.A, batch.b, z), axis=1)),
+        residual=batch.scalars(distance),
     )

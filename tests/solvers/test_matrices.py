@@ -104,5 +104,11 @@ def test_uniform_matrices_are_more_coherent_than_gaussian_ones():
 def test_coherence_refuses_what_is_no_matrix():
     with pytest.raises(ValueError, match=r"A must have shape \(\.\.\., m, n\), got \(3,\)"):
         mutual_coherence(torch.ones(3))
-    with pytest.raises(TypeError, match=r"A must be a torch\.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"A\[0\] must be a torch\.Tensor, got list"):
         mutual_coherence([[1.0]])
+
+
+def test_coherence_of_matrices_of_different_sizes():
+    matrices = [measurement_matrix(m, n, generator=seeded()) for m, n in ((7, 21), (3, 5), (4, 1))]
+    together = mutual_coherence(matrices)
+    assert together.tolist() == [mutual_coherence(matrix).item() for matrix in matrices]
