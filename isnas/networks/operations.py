@@ -143,9 +143,54 @@ class Operation(nn.Module):
         return x if factor is None else factor * x
 
 
-def convolution(c_in: int, c_out: int, kernel: int, **options: int) -> nn.Conv2d:
-    """A convolution without bias: a batch norm follows."""
-    return nn.Conv2d(c_in, c_out, kernel, bias=False, **options)
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride, run as one with stride 1 on the pixels that it reads.
+
+    Its value is that of ``nn.Conv2d(c_in, c_out, 1, stride=step, bias=False)``; so is its weight. With channels last
+    and 1 to 7 input channels, the backward pass of that one writes past its memory on a CPU with AVX2
+    (``benchmarks/convolutions.py``). Average pooling over single pixels takes the pixels: one kernel each way, where
+    the index ``[:, :, ::step, ::step]`` is several in the backward pass.
+
+    Parameters
+    ----------
+    c_in, c_out : int
+        Channels.
+    step : int
+        The stride.
+    groups : int
+        As in `torch.nn.Conv2d`.
+    """
+
+    def __init__(self, c_in: int, c_out: int, step: int, groups: int = 1) -> None:
+        super().__init__(c_in, c_out, 1, groups=groups, bias=False)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, ceil(H / step), ceil(W / step))."""
+        return super().forward(F.avg_pool2d(x, 1, self.step))
+
+
+def convolution(
+    c_in: int,
+    c_out: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> nn.Conv2d:
+    """Return a convolution without bias: a batch norm follows.
+
+    All convolutions of the networks are made here, see `StridedPointwise`.
+    """
+    if kernel == 1 and stride > 1:
+        if padding:
+            raise ValueError(f"a 1x1 convolution takes no padding, got {padding}")
+        return StridedPointwise(c_in, c_out, stride, groups)
+    return nn.Conv2d(
+        c_in, c_out, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
+    )
 
 
 def conv_norm(c_in: int, c_out: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
@@ -161,7 +206,7 @@ def relu_conv_norm(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the resolution: two strided 1x1 convolutions, the second one shifted by a pixel, concatenated."""
+    """Halve the resolution: two 1x1 convolutions with stride 2, the second one shifted by a pixel, concatenated."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
