@@ -1,6 +1,7 @@
 """Random measurement matrices, and what makes one good."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ._convert import Tensors, read_matrices
 
-KINDS = ("gaussian", "uniform", "orthogonal")
+KINDS = ("gaussian", "uniform", "orthogonal", "balanced")
 
 
 def measurement_matrix(
@@ -16,6 +17,7 @@ def measurement_matrix(
     n: int,
     kind: str = "gaussian",
     *,
+    groups: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
@@ -25,13 +27,19 @@ def measurement_matrix(
     ----------
     m, n : int
         Rows (measurements) and columns (unknowns), each at least 1.
-    kind : {"gaussian", "uniform", "orthogonal"}
+    kind : {"gaussian", "uniform", "orthogonal", "balanced"}
         "gaussian": independent N(0, 1/m) entries, whose columns have unit norm on average; with
         high probability such a matrix has the restricted isometry property (Candes and Tao,
         "Decoding by linear programming", 2005). "uniform": independent entries on [0, 1), as
         in the code published with ISTA-NAS; their mean makes the columns nearly parallel.
         "orthogonal": for m <= n orthonormal rows times sqrt(n/m), whose squared column norms have
         mean 1; for m > n orthonormal columns; the row or column space is uniformly distributed.
+        "balanced": orthonormal rows, a random m-dimensional part of the space of vectors that sum
+        to zero over each group, and then columns of unit norm. Before they get it the columns of
+        a group sum to zero: what is common to a group's entries of z does not show in A z, so one
+        entry gains what its rivals lose. m is at most n minus the number of groups.
+    groups : sequence of int of length n, optional
+        The group of each column, for "balanced".
     generator : torch.Generator, optional
         Source of randomness; the matrix lives on its device. Without one torch's default is used.
     dtype : torch.dtype
@@ -44,7 +52,8 @@ def measurement_matrix(
     Raises
     ------
     ValueError
-        If m or n is not a positive integer, `kind` is unknown, or `dtype` not floating-point.
+        If m or n is not a positive integer, `kind` is unknown, or `dtype` not floating-point; for
+        "balanced" if there are no groups, or m is too large for them.
     """
     for name, value in (("m", m), ("n", n)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -58,6 +67,8 @@ def measurement_matrix(
         return torch.rand(m, n, generator=generator, dtype=dtype, device=device)
     if kind == "gaussian":
         return torch.randn(m, n, generator=generator, dtype=dtype, device=device) / math.sqrt(m)
+    if kind == "balanced":
+        return _balanced(m, n, groups, generator).to(dtype).to(device)
     tall = torch.randn(max(m, n), min(m, n), generator=generator, dtype=dtype, device=device)
     # QR alone is not uniform: its signs follow LAPACK's convention. Multiplying by the signs of
     # R's diagonal makes it so (Mezzadri, "How to generate random matrices ...", 2007).
@@ -65,6 +76,23 @@ def measurement_matrix(
     q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
     matrix = q.T * math.sqrt(n / m) if m <= n else q
     return matrix.contiguous().to(dtype).to(device)
+
+
+def _balanced(
+    m: int, n: int, groups: Sequence[int] | None, generator: torch.Generator | None
+) -> Tensor:
+    if groups is None or len(groups) != n:
+        raise ValueError(f"a balanced matrix needs the group of each of {n} columns, got {groups}")
+    same = torch.tensor([[float(a == b) for b in groups] for a in groups], dtype=torch.float64)
+    means = same / same.sum(1, keepdim=True)
+    most = n - len(set(groups))
+    if m > most:
+        raise ValueError(f"m must be at most {most}, the columns less the groups, got {m}")
+    drawn = torch.randn(m, n, generator=generator, dtype=torch.float64).cpu()
+    rows = torch.linalg.svd(
+        drawn @ (torch.eye(n, dtype=torch.float64) - means), full_matrices=False
+    )[2]
+    return (rows / rows.norm(dim=0)).contiguous()
 
 
 def mutual_coherence(A: Tensors) -> Tensor:

@@ -16,21 +16,11 @@ from ..networks.core import Coefficients
 from ..networks.operations import BYPASS, without_bypass
 from ..runtime.errors import UserError
 from ..runtime.randomness import generator
-from ..spaces.base import Choice, Place, Space
+from ..spaces.base import Place, Space, rows_of
 from ..spaces.genotype import Genotype
 
 INIT_SCALE = 1e-3
 """Standard deviation of the initial alphas and betas (DARTS, PC-DARTS)."""
-
-
-def rows_of(choice: Choice) -> list[list[Place]]:
-    """Return the candidates of a choice, edge by edge or group by group: those that compete with each other."""
-    if choice.groups is not None:
-        return [[choice.candidates[i] for i in members] for members in choice.members]
-    rows: dict[int, list[Place]] = {}
-    for place in choice.candidates:
-        rows.setdefault(place.source, []).append(place)
-    return list(rows.values())
 
 
 class SoftmaxCode(nn.Module):

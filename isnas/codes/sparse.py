@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -34,13 +35,16 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..runtime.processes import processes, shared
 from ..runtime.randomness import generator
-from ..spaces.base import Place, Space
+from ..spaces.base import Choice, Place, Space, rows_of
 from ..spaces.genotype import Genotype
 
-Rule = Literal["truncate", "path", "best_subset"]
-Matrix = Literal["gaussian", "uniform", "orthogonal"]
+Rule = Literal["truncate", "signed", "path", "best_subset", "non_negative"]
+Matrix = Literal["gaussian", "uniform", "orthogonal", "balanced"]
 Solver = Literal["homotopy", "fista", "ista", "coordinate_descent"]
 
+
+PREPARED = ("best_subset", "non_negative")
+"""The rules whose subsets are prepared once for all recoveries."""
 
 LONGEST = 7
 """Length of a code by default (ISTA-NAS), where that is shorter than the vector it stands for."""
@@ -59,17 +63,19 @@ class SparseCodeOptions(BaseOptions):
         Active places of a choice, likewise; by default the space's.
     lam : float
         Weight of the l1 norm in the LASSO.
-    matrix : {"gaussian", "uniform", "orthogonal"}
-        Kind of measurement matrix, see `solvers.measurement_matrix`.
-    rule : {"truncate", "path", "best_subset"}
-        Recovery: the LASSO's s largest entries (the paper's), the regularisation path's first point with s non-zeros,
-        or the exact best subset of s.
+    matrix : {"gaussian", "uniform", "orthogonal", "balanced"}
+        Kind of measurement matrix, see `solvers.measurement_matrix`. In a balanced one the operations of an edge
+        compete: their columns sum to zero, so that b does not see what they have in common.
+    rule : {"truncate", "signed", "path", "best_subset", "non_negative"}
+        Recovery: the LASSO's s entries of largest magnitude (the paper's) or of largest value (signed), the
+        regularisation path's first point with s non-zeros, the exact best subset of s, or the best one with no negative
+        entry.
     reencode : bool
         Whether to set b <- A z_S after a recovery.
     solver : {"homotopy", "fista", "ista", "coordinate_descent"}
         The LASSO's method for the rule `truncate`; all are certified to the same gap.
     init_scale : float
-        Standard deviation of the initial b.
+        Standard deviation of the initial b; 0: b begins at zero.
 
     Raises
     ------
@@ -77,8 +83,7 @@ class SparseCodeOptions(BaseOptions):
         When a value is out of its range.
     """
 
-    least: ClassVar[dict[str, float]] = {"lam": 0}
-    above_zero: ClassVar[tuple[str, ...]] = ("init_scale",)
+    least: ClassVar[dict[str, float]] = {"lam": 0, "init_scale": 0}
 
     m: int | tuple[int, ...] | None = None
     s: int | tuple[int, ...] | None = None
@@ -109,10 +114,17 @@ class SparseCodeOptions(BaseOptions):
         found = []
         for i, choice in enumerate(space.choices):
             n = len(choice.candidates)
+            # what a balanced matrix cannot see is no place for a code
+            most = n - len(rows_of(choice)) if self.matrix == "balanced" else n - 1
             if given is None:
-                found.append(min(LONGEST, max(n - 1, 1)))
+                found.append(min(LONGEST, max(most, 1)))
                 continue
             m = given[i % len(given)]
+            if self.matrix == "balanced" and m > most:
+                raise UserError(
+                    f"m must be at most {most} for a balanced matrix of {choice.label}, the candidates less its "
+                    f"edges; got {m}"
+                )
             if m >= n > 1:
                 raise UserError(
                     f"m must be below the {n} candidates of {choice.label}: a code is shorter than its vector; "
@@ -140,9 +152,9 @@ class SparseCodeOptions(BaseOptions):
                     if s > choice.most
                     else f"s must be at least {choice.least} at node {choice.node}, got {s}"
                 )
-            if self.rule == "best_subset" and math.comb(n, s) > solvers.MOST_SUPPORTS:
+            if self.rule in PREPARED and math.comb(n, s) > solvers.MOST_SUPPORTS:
                 raise UserError(
-                    f"s = {s} of {n} candidates has too many subsets for the rule best_subset "
+                    f"s = {s} of {n} candidates has too many subsets for the rule {self.rule} "
                     f"(at most {solvers.MOST_SUPPORTS:,}); choose a smaller s or another rule"
                 )
             found.append(s)
@@ -209,6 +221,17 @@ class NodeRecovery:
         return float(self.z[list(self.support)].norm())
 
 
+def edges_of(choice: Choice) -> list[int]:
+    """Return for each candidate the edge or group that it belongs to: those of one compete with each other."""
+    found = {place: i for i, row in enumerate(rows_of(choice)) for place in row}
+    return [found[place] for place in choice.candidates]
+
+
+def labels(choice: Choice) -> tuple[int, ...]:
+    """Return the group of each candidate for a solver: each its own where all may be active."""
+    return tuple(range(len(choice.candidates))) if choice.groups is None else choice.groups
+
+
 class SparseCode(nn.Module):
     """Codes of all nodes of all kinds of cell; its parameters are the b.
 
@@ -242,10 +265,15 @@ class SparseCode(nn.Module):
         lengths, self._s = options.lengths(space), options.places(space)
         self.A = [
             solvers.measurement_matrix(
-                m, len(choice.candidates), kind=options.matrix, generator=random
+                m,
+                len(choice.candidates),
+                kind=options.matrix,
+                groups=edges_of(choice),
+                generator=random,
             )
             for m, choice in zip(lengths, self.choices, strict=True)
         ]
+        self._subsets: dict[tuple[int, ...], solvers.BestSubset] = {}
         self.b = nn.ParameterList(
             nn.Parameter(options.init_scale * torch.randn(m, generator=random)) for m in lengths
         )
@@ -290,8 +318,7 @@ class SparseCode(nn.Module):
         found = dict(zip(searching, self._recover(searching, b), strict=True))
         before = [(z, support) for z, support in zip(self.z, self.support, strict=True)]
         for i, (z, _, _) in found.items():
-            cut = solvers.truncate(z, self._s[i], self.choices[i].groups)
-            self.z[i], self.support[i] = cut.z, cut.support
+            self.z[i], self.support[i] = self._cut(i, z, b[i])
             if self.options.reencode:
                 with torch.no_grad():
                     self.b[i].copy_(self.A[i] @ self.z[i])
@@ -325,20 +352,84 @@ class SparseCode(nn.Module):
         self.last_recovery = recovered
         return recovered
 
-    def _recover(self, indices: list[int], b: list[Tensor]) -> list[tuple[Tensor, float, int]]:
+    def _recover(
+        self, indices: Sequence[int], b: Sequence[Tensor] | Mapping[int, Tensor]
+    ) -> list[tuple[Tensor, float, int]]:
         """Return (z, gap, iterations) for each of the nodes."""
         if not indices:
             return []
         A, b = [self.A[i] for i in indices], [b[i] for i in indices]
-        if self.options.rule == "truncate":
+        if self.options.rule in ("truncate", "signed"):
             result = solvers.lasso(A, b, self.options.lam, method=self.options.solver)
             return list(zip(result.z, result.gap.tolist(), result.iterations.tolist(), strict=True))
-        choose = solvers.sparsest if self.options.rule == "path" else solvers.best_subset
-        found: list[tuple[Tensor, float, int]] = []
-        for i, A_i, b_i in zip(indices, A, b, strict=True):
-            chosen = choose(A_i, b_i, self._s[i], groups=self.choices[i].groups)
-            found.append((chosen.z, float("nan"), 0))
-        return found
+        if self.options.rule in PREPARED:
+            z = self._prepared(indices)(b).z
+        else:
+            z = [
+                solvers.sparsest(A_i, b_i, self._s[i], groups=self.choices[i].groups).z
+                for i, A_i, b_i in zip(indices, A, b, strict=True)
+            ]
+        return [(z_i, float("nan"), 0) for z_i in z]
+
+    def _prepared(self, indices: Sequence[int]) -> solvers.BestSubset:
+        """Return the best subsets of these choices, prepared once."""
+        key = tuple(indices)
+        if key not in self._subsets:
+            self._subsets[key] = solvers.BestSubset(
+                [self.A[i] for i in key],
+                [self._s[i] for i in key],
+                groups=[labels(self.choices[i]) for i in key],
+                non_negative=self.options.rule == "non_negative",
+            )
+        return self._subsets[key]
+
+    def _cut(self, i: int, z: Tensor, b: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Return z cut to its support, and the support."""
+        choice = self.choices[i]
+        if self.options.rule == "truncate":
+            cut = solvers.truncate(z, self._s[i], choice.groups)
+        else:  # where z has too few entries above zero, those come first that would be next
+            ties = self.A[i].T @ (b - self.A[i] @ z)
+            cut = solvers.truncate(z, self._s[i], choice.groups, signed=self._signed, ties=ties)
+        return cut.z, cut.support
+
+    @property
+    def _signed(self) -> bool:
+        return self.options.rule in ("signed", "non_negative")
+
+    def places_at(self, shifts: Tensor) -> list[dict[str, tuple[Place, ...]]]:
+        """Return the active places that would be recovered from b plus each of some shifts; nothing is changed.
+
+        Parameters
+        ----------
+        shifts : Tensor, shape (K, sum of m), float64, on the CPU
+
+        Returns
+        -------
+        list of length K of dict of kind to places
+        """
+        searching = range(len(self.choices))
+        b = torch.cat(self._host_b()) + shifts
+        parts = b.split([len(each) for each in self.b], dim=1)
+        supports: list[list[tuple[int, ...]]] = []  # by choice, then by shift
+        if self.options.rule in PREPARED:
+            # problem after problem, each with all shifts
+            found = self._prepared(searching)([*parts]).support
+            n = len(shifts)
+            supports = [list(found[i * n : (i + 1) * n]) for i in searching]
+        else:
+            for i in searching:
+                recovered = [self._recover([i], {i: part})[0][0] for part in parts[i]]
+                supports.append(
+                    [self._cut(i, z, part)[1] for z, part in zip(recovered, parts[i], strict=True)]
+                )
+        places = []
+        for k in range(len(shifts)):
+            of_kind: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
+            for choice, support in zip(self.choices, supports, strict=True):
+                of_kind[choice.kind] += tuple(choice.candidates[j] for j in support[k])
+            places.append(of_kind)
+        return places
 
     def _host_b(self) -> list[Tensor]:
         """Return all b on the CPU in float64, by one transfer."""
@@ -411,6 +502,7 @@ class SparseCode(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.A, self.z = list(state["A"]), list(state["z"])
+        self._subsets = {}
         self.support = [tuple(support) for support in state["support"]]
         self.frozen, self._fixed = list(state["frozen"]), list(state["fixed"])
         self.last_recovery = [NodeRecovery(**node) for node in state["last_recovery"]]

@@ -189,8 +189,9 @@ class Schema:
         self, nested: Nested, own: Mapping[str, Any], made: Mapping[str, Any]
     ) -> Composition | None:
         own = {name: value for name, value in own.items() if value is not None}
-        if nested.switch and own.get(nested.switch) == 0:
-            return None
+        wanted = not (nested.switch and own.get(nested.switch) == 0)
+        if not wanted:
+            del own[nested.switch]  # the other values are checked all the same
         preset = own.pop("preset", QUICK) if "preset" in own else QUICK
         values = dict(nested.schema.presets.get(preset, {}))
         inherited: dict[str, Any] = {}
@@ -200,7 +201,8 @@ class Schema:
                 values.pop(name, None)
             elif field.part in nested.follows and name not in values:
                 inherited[name] = getattr(made[field.part], name)
-        return nested.schema.compose(preset, **{**inherited, **own})
+        made_of_it = nested.schema.compose(preset, **{**inherited, **own})
+        return made_of_it if wanted else None
 
     def from_json(self, data: Any) -> Composition:
         """Return the options that `Composition.to_json` has written.
@@ -270,7 +272,7 @@ class Composition:
         return {
             name
             for name, (part, own) in self.schema._homes.items()
-            if part in self.parts and own in getattr(self.parts[part], "incidental", ())
+            if isinstance(self.parts[part], BaseOptions) and own in self.parts[part].incidental
         }
 
 

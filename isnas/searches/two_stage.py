@@ -1,22 +1,47 @@
-"""Two-stage search (ISTA-NAS, algorithm 1): weights and codes in turn on two parts of the training data."""
+"""Two-stage search (ISTA-NAS, algorithm 1): weights and codes in turn on two parts of the training data.
+
+How b learns is an option. *Through the coefficients*, as published: the active places run with c(b), and b follows the
+loss by its gradient, dc/db = (A_S)'. *By the score*: the loss is smoothed over codes near b,
+
+    J(b) = E L(places recovered from b + sigma e),      e ~ N(0, I),
+
+which has a gradient where the recovery has none, grad J = E L(b + sigma e) e / sigma. Its estimate from antithetic
+pairs, (L(b + sigma e) - L(b - sigma e)) e / (2 sigma), needs forward passes only (evolution strategies, Salimans et
+al., arXiv 1703.03864). All coefficients are 1: a place counts by being there. b takes the step
+
+    b <- b - lr * mean over pairs of (d / rms) e,       d = L(b + sigma e) - L(b - sigma e),
+
+with rms the root mean square of the d so far (over some 300), so that the rate does not depend on the scale of the
+loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
+and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..codes.fair import fair_path
 from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
-from ..networks.core import CellNetwork
+from ..networks.core import CellNetwork, Coefficients
+from ..networks.operations import kept_statistics
 from ..runs.training import named
+from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
-from ..runtime.processes import averaging
+from ..runtime.processes import averaging, processes, summed
+from ..runtime.randomness import generator
+from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Setting, SupernetSearch
+
+MEMORY = 300
+"""Scores over which their root mean square is taken."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +51,58 @@ class TwoStageOptions(BaseOptions):
     Parameters
     ----------
     code_learning_rate : float
-        Learning rate of the codes b (Adam).
+        Learning rate of the codes b (Adam; with `--gradient score` plain steps).
     code_weight_decay : float
         Weight decay of the codes b.
+    gradient : {"coefficients", "score"}
+        How b learns: through the coefficients of the active operations (the paper's), or by the losses of pairs of
+        architectures recovered from codes near to b.
+    perturbation : float
+        Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the pairs
+        of the score; 0: nothing, the places of the last recovery are held (the paper's).
+    pairs : int
+        Pairs of architectures in a step of the score.
+    warm_up_share : float
+        Share of the epochs, at the beginning, in which only the weights learn, on fair paths.
+    fair_share : float
+        Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
     """
 
-    least: ClassVar[dict[str, float]] = {"code_learning_rate": 0, "code_weight_decay": 0}
+    least: ClassVar[dict[str, float]] = {
+        "code_learning_rate": 0,
+        "code_weight_decay": 0,
+        "perturbation": 0,
+        "pairs": 1,
+        "warm_up_share": 0,
+        "fair_share": 0,
+    }
+    most: ClassVar[dict[str, float]] = {"fair_share": 1}
+    below_one: ClassVar[tuple[str, ...]] = ("warm_up_share",)
 
     code_learning_rate: float = 6e-3
     code_weight_decay: float = 1e-3
+    gradient: Literal["coefficients", "score"] = "coefficients"
+    perturbation: float = 0.0
+    pairs: int = 1
+    warm_up_share: float = 0.0
+    fair_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gradient == "score" and self.perturbation == 0:
+            raise UserError("perturbation must be above 0 for the gradient score, got 0.0")
 
 
 class TwoStageSearch(SupernetSearch):
     """Search of an architecture in a small super-net.
 
-    In every step first b follows the loss on a batch of one part of the data, then the weights follow the loss on a
-    batch of the other; after every epoch z is recovered from b.
+    In every step first b learns from a batch of one part of the data, then the weights follow the loss on a batch of
+    the other; after every epoch z is recovered from b.
+
+    Attributes
+    ----------
+    code : SparseCode
+        On the CPU where it learns by the score: there it is recovered from in every step.
     """
 
     title = "two-stage search"
@@ -61,17 +122,45 @@ class TwoStageSearch(SupernetSearch):
                 "evaluation_epochs": 600,
                 "random_architectures": 0,
             }
-        }
+        },
+        "smoothed": {
+            "": {
+                "matrix": "balanced",
+                "rule": "non_negative",
+                "init_scale": 0.0,
+                "gradient": "score",
+                "perturbation": 1.0,
+                "warm_up_share": 0.43,
+                "code_learning_rate": 4e-3,
+                "code_weight_decay": 0.0,
+                "learning_rate": 0.1,
+            }
+        },
     }
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(supernet, setting)
-        self.code = SparseCode(supernet.space, self.options.code, seed=self.seed).to(self.device)
-        self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
+        options = self.options.method
+        self.scored = options.gradient == "score"
+        self.code = SparseCode(supernet.space, self.options.code, seed=self.seed)
+        if not self.scored:
+            self.code.to(self.device)
+        self.code_optimizer = code_optimizer(self.code.parameters(), options)
+        self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         return {"code": SparseCodeOptions}
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """Epochs at the beginning in which only the weights learn."""
+        return round(self.options.method.warm_up_share * self.epochs)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether only the weights learn now."""
+        return self.epoch < self.warm_up_epochs
 
     def genotype(self) -> Genotype:
         return self.code.genotype()
@@ -82,19 +171,75 @@ class TwoStageSearch(SupernetSearch):
 
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
-        metrics = self.train_code(valid)
-        with torch.no_grad():
-            coefficients = self.code.coefficients()
-        return {**self.train_weights(train, coefficients), **metrics}
+        metrics = {}
+        if not self.warming_up:
+            metrics = self.score_code(valid) if self.scored else self.train_code(valid)
+        return {**self.train_weights(train, self.path()), **metrics}
 
     def train_code(self, batch: Any) -> dict[str, Tensor]:
-        """Take a step of the codes and return its metrics."""
+        """Take a step of the codes through the coefficients and return its metrics."""
         with self.weights.fixed():
             loss, metrics = self.weights.loss(batch, self.code.coefficients())
         loss.backward()
         self.code_optimizer.step()
         self.code_optimizer.zero_grad(set_to_none=True)
         return named("valid", metrics)
+
+    @torch.no_grad()
+    def score_code(self, batch: Any) -> dict[str, Tensor]:
+        """Take a step of the codes by the losses of pairs of architectures, and return the mean of their metrics."""
+        options = self.options.method
+        e = options.perturbation * self._noise("score", options.pairs)
+        found = []
+        with kept_statistics(self.network):
+            for places in self.code.places_at(torch.cat([e, -e])):
+                found.append(self.weights.loss(batch, self.ones_at(places)))
+        # the one time that the device is waited for
+        losses = summed(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
+        plus, minus = losses.cpu().split(options.pairs)
+        difference = plus - minus
+        self.scores += 1
+        self.spread += (float(difference.square().mean()) - self.spread) / min(self.scores, MEMORY)
+        if self.spread > 0:
+            step = (difference[:, None] * e).mean(0) / (
+                options.perturbation * math.sqrt(self.spread)
+            )
+            decay = 1 - options.code_learning_rate * options.code_weight_decay
+            lengths = [len(b) for b in self.code.b]
+            for b, part in zip(self.code.b, step.split(lengths), strict=True):
+                b.mul_(decay).sub_(options.code_learning_rate * part.to(b))
+        metrics = [each for _, each in found]
+        means = {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
+        return named("valid", means)
+
+    @torch.no_grad()
+    def path(self) -> dict[str, Coefficients]:
+        """Return the coefficients of this step's weights: of a fair path, or of b with or without noise."""
+        options = self.options.method
+        done = self.epoch + self.step / self.steps - self.warm_up_epochs
+        share = options.fair_share * (1 - done / (self.epochs - self.warm_up_epochs))
+        random = generator(self.seed, "fair step", self.epoch, self.step)
+        if self.warming_up or (share > 0 and float(torch.rand((), generator=random)) < share):
+            s = self.options.code.places(self.space)
+            step = self.epoch * self.steps + self.step
+            return self.ones_at(fair_path(self.space, s, self.seed, step))
+        if options.perturbation > 0:
+            (places,) = self.code.places_at(options.perturbation * self._noise("weights", 1))
+            return self.ones_at(places)
+        return self.code.coefficients()
+
+    def _noise(self, name: str, number: int) -> Tensor:
+        """Draw so many times what is added to all codes in this step, (number, sum of m)."""
+        random = generator(self.seed, "perturbation", name, self.epoch, self.step)
+        size = (number, sum(len(b) for b in self.code.b))
+        return torch.randn(size, generator=random, dtype=torch.float64)
+
+    def ones_at(self, places: dict[str, tuple[Place, ...]]) -> dict[str, Coefficients]:
+        """Return coefficients of 1 at these places."""
+        return {
+            kind: Coefficients(torch.ones(len(of_kind), device=self.device), of_kind)
+            for kind, of_kind in places.items()
+        }
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
         recovery = self.code.recover()
@@ -107,6 +252,13 @@ class TwoStageSearch(SupernetSearch):
     def stateful(self) -> dict[str, Any]:
         parts = {"code": self.code, "code_optimizer": self.code_optimizer}
         return {**super().stateful(), **parts}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "spread": self.spread, "scores": self.scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.spread, self.scores = state["spread"], state["scores"]
 
 
 def code_optimizer(

@@ -88,6 +88,16 @@ class Choice:
         return self.least < len(self.members)
 
 
+def rows_of(choice: Choice) -> list[list[Place]]:
+    """Return the candidates of a choice, edge by edge or group by group: those that compete with each other."""
+    if choice.groups is not None:
+        return [[choice.candidates[i] for i in members] for members in choice.members]
+    rows: dict[int, list[Place]] = {}
+    for place in choice.candidates:
+        rows.setdefault(place.source, []).append(place)
+    return list(rows.values())
+
+
 @dataclass(frozen=True)
 class Space:
     """A search space of cells whose nodes keep some of all their candidates; other spaces are subclasses.

@@ -60,11 +60,11 @@ def test_search_shows_and_writes_what_it_found(
 def test_train_ends_with_the_folded_network_on_disk(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = json.loads((trained / "results.json").read_text())["train"]
+    results = json.loads((trained / "results.json").read_text())["search"]
     assert results["folding_error"] <= 1e-5
     genotype = isnas.Genotype.load(trained / "genotype.json")
     network = isnas.build_network(
-        genotype, 2, 3, in_channels=1, closing_norm="all"
+        genotype, channels=2, cells=3, in_channels=1, closing_norm="all"
     )  # from the genotype alone
     network.load_state_dict(torch.load(trained / "network.pt", weights_only=True))
     assert run("evaluate", "--network", trained / "network.pt") == 0
@@ -197,8 +197,8 @@ def test_tensorboard_events(tmp_path: Path) -> None:
     events.Reload()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     epochs = [line["train_loss"] for line in lines if "step" not in line]
-    assert [e.value for e in events.Scalars("train/train_loss/epoch")] == pytest.approx(epochs)
-    assert [e.step for e in events.Scalars("train/train_loss/step")] == list(range(15))
+    assert [e.value for e in events.Scalars("search/train_loss/epoch")] == pytest.approx(epochs)
+    assert [e.step for e in events.Scalars("search/train_loss/step")] == list(range(15))
 
 
 def test_quiet_shows_the_results_only(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +211,11 @@ def test_quiet_shows_the_results_only(trained: Path, capsys: pytest.CaptureFixtu
 MISTAKES = {
     "unknown command": (["serach"], "serach"),
     "no command": ([], "COMMAND"),
-    "unknown option": (["search", "--epoch", "3"], "--epoch"),
+    "unknown option": (["search", "--epoch", "3"], "did you mean --epochs?"),
+    "unknown space": (["search", "--space", "dart"], "did you mean darts?"),
+    "unknown method": (["search", "--method", "dart-1"], "did you mean darts-1?"),
+    "option of another method": (["search", "--order", "2"], "--order"),
+    "as many measurements as candidates": (["search", "--m", "14"], "below the 14 candidates"),
     "not a number": (["search", "--epochs", "many"], "many"),
     "too small": (["search", "--epochs", "0"], "epochs must be at least 1, got 0"),
     "not finite": (["search", "--learning-rate", "nan"], "learning_rate must be finite"),
@@ -305,14 +309,14 @@ def test_module_and_interruption(tmp_path: Path) -> None:
 def test_compare_writes_rows_table_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--methods", "random", "--seeds", "1", "--sampled", "0", "--budget", "1images"]
+    few = ["--methods", "reinforce", "--seeds", "1", "--sampled", "0", "--budget", "1images"]
     short = ["--child-epochs", "1", "--evaluation-epochs", "1"]
-    words = ["compare", *TINY, *few, *short, "--set", "random.architectures=1"]
-    words += ["--set", "evolution.sample=2", "--out", tmp_path]
+    words = ["compare", *TINY, *few, *short, "--set", "reinforce.hidden=4"]
+    words += ["--set", "reinforce.policy_batch=2", "--out", tmp_path]
     assert run(*words) == 0
     shown = capsys.readouterr()
-    assert "1/1  random, seed 0: " in shown.err
-    assert "| random | 1 |" in shown.out
+    assert "1/1  reinforce, seed 0: " in shown.err
+    assert "| reinforce | 1 |" in shown.out
     assert {path.name for path in tmp_path.iterdir()} >= {
         "about.json",
         "compare.svg",
@@ -321,7 +325,7 @@ def test_compare_writes_rows_table_and_picture(
     }
     about = json.loads((tmp_path / "about.json").read_text())
     # both of --set count
-    assert about["settings"]["set"] == ["evolution.sample=2", "random.architectures=1"]
+    assert about["settings"]["set"] == ["reinforce.hidden=4", "reinforce.policy_batch=2"]
     assert "compare --channels 2" in about["launches"][0]["command"]
     assert run(*words) == 0
     assert "1 of 1 trials are done already" in capsys.readouterr().err
@@ -330,7 +334,7 @@ def test_compare_writes_rows_table_and_picture(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "nas"], "no method is called 'nas'; there are ista-two-stage, "),
+        (["--methods", "nas"], "no method is called 'nas'; did you mean "),
         (["--budget", "20"], "budget must be an amount above 0 and a unit"),
         (["--set", "random.people=1"], "random has no option 'people'"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),

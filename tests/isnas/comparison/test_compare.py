@@ -8,36 +8,36 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from making import IMAGES
 from PIL import Image
 from scipy.stats import kendalltau
 from torch import Tensor
 
 import isnas
-from isnas import GENOTYPES, METHODS
-from isnas import compare as comparison
-from isnas.comparison.compare import changes_of, compare
-from isnas.comparison.judging import CHILDREN, SAMPLED, sampled
+from isnas import DARTS_SPACE, GENOTYPES, METHODS
+from isnas.comparison import compare as comparison
+from isnas.comparison import judging
+from isnas.comparison.compare import changes_of, compare, comparison_schema
+from isnas.comparison.judging import CHILDREN, SAMPLED, Entry, sampled, search_options_of
 from isnas.comparison.referee import Budget, EpochCost, Meter, Spent, epoch_cost
 from isnas.comparison.rows import read_rows
+from isnas.comparison.table import kendall
 from isnas.networks.counting import count_multiply_adds
+from isnas.runs.evaluation import presets_for
 from isnas.runs.loop import drive
 from isnas.runtime.errors import UserError
+from isnas.runtime.options import BaseOptions, Composition
 from isnas.runtime.randomness import generator
-from isnas.searches.base import SupernetSearch
-from isnas.searches.black_box import random_search
-from isnas.searches.registry import chosen
+from isnas.searches.base import Search, Setting, SupernetSearch
+from isnas.searches.black_box import RandomSearch
+from isnas.searches.registry import Method, chosen
 from isnas.spaces.genotype import Genotype
 from isnas.tasks.images import Dataset, split_indices
-from isnas.tasks.registry import TASKS
-
-IMAGES = TASKS["images"]
-
 
 CPU = torch.device("cpu")
 N, TEST, BATCH = 64, 24, 8
@@ -66,8 +66,8 @@ def toy() -> Dataset:
 def loaded(patch: pytest.MonkeyPatch) -> Dataset:
     """Let all commands load the toy data now."""
     dataset = toy()
-    patch.setattr(comparison, "_loaded", lambda *_: dataset)
-    patch.setattr(commands, "load", lambda *_, **__: dataset)
+    judging._data.cache_clear()
+    patch.setattr(type(IMAGES), "load", lambda *_, **__: dataset)
     return dataset
 
 
@@ -77,8 +77,14 @@ def data(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return loaded(monkeypatch)
 
 
+class ToyOptions(BaseOptions):
+    """No options."""
+
+
 class Toy(SupernetSearch):
     """A search whose cost is known: a step trains on a batch of each half and looks at one; see `end_epoch`."""
+
+    method_options = ToyOptions
 
     def genotype(self) -> Genotype:
         return GENOTYPES["DARTS_V2"]
@@ -100,9 +106,6 @@ class Toy(SupernetSearch):
             self.look(30)
         return {}
 
-    def stateful(self) -> dict[str, Any]:
-        return self.weights.stateful()
-
 
 class Broken(Toy):
     """A search that diverges."""
@@ -111,16 +114,10 @@ class Broken(Toy):
         return {"train_loss": super().train_step(batch)["train_loss"] * float("nan")}
 
 
-class ToyOptions(RunOptions):
-    """Options with presets."""
-
-    presets = {"quick": {}, "paper": {}}  # noqa: RUF012
-
-
 TOYS = {
-    "toy-shared": Staged(ToyOptions, Toy),
-    "toy-asking": Asking(RandomSearchOptions, random_search),
-    "toy-broken": Staged(ToyOptions, Broken),
+    "toy-shared": Method(Toy),
+    "toy-asking": Method(RandomSearch),
+    "toy-broken": Method(Broken),
 }
 
 # by hand: 4 steps of 8 images trained on and 8 looked at, and 6 at the end; 30 at the very end
@@ -143,7 +140,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loaded(patch)
         for name, method in TOYS.items():
             patch.setitem(METHODS, name, method)
-        compare(options(), out)
+        compare(out=out, options=options())
     return out
 
 
@@ -153,8 +150,8 @@ def rows(finished: Path) -> list[dict[str, Any]]:
     return read_rows(finished)
 
 
-def options(**changes: Any) -> CompareOptions:
-    return CompareOptions(
+def options(**changes: Any) -> Composition:
+    return comparison_schema(DARTS_SPACE).compose(
         **{
             "methods": ("toy-shared", "toy-asking"),
             "seeds": 2,
@@ -169,6 +166,12 @@ def options(**changes: Any) -> CompareOptions:
             **changes,
         }
     )
+
+
+def search_of(method: str, data: Dataset, seed: int = 0, epochs: int | None = None) -> Search:
+    """Return a method's search as a trial makes it."""
+    made = search_options_of(method, seed, Entry(DARTS_SPACE, options()), {}, epochs)
+    return METHODS[method].create(Setting(DARTS_SPACE, IMAGES, data, CPU, made))
 
 
 class TestReferee:
@@ -190,7 +193,7 @@ class TestReferee:
         assert spent.minus(Spent(1, 2, 0.5)) == Spent(99, 28, 2.0)
 
     def test_images_are_counted_by_definition(self) -> None:
-        network = isnas.build_network(GENOTYPES["DARTS_V2"], 2, 3, in_channels=1)
+        network = isnas.build_network(GENOTYPES["DARTS_V2"], channels=2, cells=3, in_channels=1)
         x = torch.zeros(5, 1, 8, 8)
         meter = Meter(CPU)
         network(x)
@@ -210,14 +213,9 @@ class TestReferee:
 
     def test_cost_of_an_epoch(self, data: Dataset, toys: None) -> None:
         """A few steps and the ends of two epochs tell what any number of them costs."""
-        setting = options().setting(data, CPU)
-        method = METHODS["toy-shared"]
-        stage = method.build(setting, method.configured(setting, 0, {}))
-        cost = epoch_cost(stage, "images", N, CPU)
+        cost = epoch_cost(search_of("toy-shared", data), "images", N, CPU)
         assert (cost.epoch, cost.end) == (pytest.approx(EPOCH), pytest.approx(END))
-        per_epoch = epoch_cost(
-            method.build(setting, method.configured(setting, 0, {})), "epochs", N, CPU
-        )
+        per_epoch = epoch_cost(search_of("toy-shared", data), "epochs", N, CPU)
         assert per_epoch.epoch == pytest.approx(EPOCH / N)
 
     def test_epochs_nearest_to_a_budget(self) -> None:
@@ -231,13 +229,13 @@ class TestRows:
     def test_what_was_spent(self, rows: list[dict[str, Any]]) -> None:
         shared = next(row for row in rows if row["method"] == "toy-shared")
         # (200 - 10) / 44.67 = 4.25
-        assert shared["schedule"] == 4 and shared["asked"] is None
+        assert shared["schedule"] == 4
         assert shared["trained"] == 4 * 32
         assert shared["evaluated"] == 4 * (32 + 6) + 30
         assert shared["passes"] == pytest.approx(4 * EPOCH + END)
         assert shared["epochs"] == pytest.approx((4 * EPOCH + END) / N)
         asking = next(row for row in rows if row["method"] == "toy-asking")
-        assert asking["asked"] == 2  # three would cost 224
+        assert asking["schedule"] == 2  # three would cost 224
         assert asking["passes"] == pytest.approx(2 * CHILD)
         assert all(row["seconds"] > 0 for row in (shared, asking))
 
@@ -258,28 +256,26 @@ class TestRows:
     def test_judged_as_evaluate_does(
         self, rows: list[dict[str, Any]], data: Dataset, tmp_path: Path
     ) -> None:
-        recipe = EvaluateOptions(channels=2, cells=3, epochs=1, device="cpu", threads=1)
+        recipe = {"channels": 2, "cells": 3, "epochs": 1, "device": "cpu", "threads": 1}
         rows = rows[1:4]  # one of each kind
         for row in rows:
             if row["method"] == CHILDREN:
                 continue
             genotype = Genotype.parse(row["genotype"])
             run = tmp_path / f"{row['method']} {row['seed']}"
-            results = isnas.evaluate(genotype, replace(recipe, seed=row["seed"]), run).results
+            results = isnas.evaluate(genotype, out=run, **recipe, seed=row["seed"]).results
             expected = results["evaluate"]
             for name in ("test_accuracy", "test_loss", "parameters", "multiply_adds"):
                 assert row[name] == expected[name]
             assert row["skips"] == row["genotype"].count("skip_connect")
             if row["method"] == SAMPLED:
-                assert genotype == sampled(row["seed"])
+                assert genotype == sampled(row["seed"], DARTS_SPACE)
 
     def test_scores_are_the_methods_own(
         self, rows: list[dict[str, Any]], data: Dataset, toys: None
     ) -> None:
-        setting = options().setting(data, CPU)
         shared = [row for row in rows if row["method"] == "toy-shared"][1]
-        method = METHODS["toy-shared"]
-        stage = method.build(setting, method.configured(setting, 1, {}, shared["schedule"]))
+        stage = search_of("toy-shared", data, 1, shared["schedule"])
         for _ in drive(stage):
             pass
         half = split_indices(N, 0.5, 1)[1]
@@ -287,12 +283,13 @@ class TestRows:
         x, y = (data.train_images[half] / 255 - 0.5) / 0.3, data.train_labels[half]
         batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
         for i, score in enumerate(shared["scores"]):
-            expected = IMAGES.shared_score(stage.network, stage.alone(sampled(i)), batches)
+            expected = IMAGES.shared_score(
+                stage.network, stage.alone(sampled(i, DARTS_SPACE)), batches
+            )
             assert score == pytest.approx(expected)
         children = next(row for row in rows if row["method"] == CHILDREN)
-        assert children["scores"] == [
-            methods.child_accuracy(sampled(i), setting, 0) for i in range(3)
-        ]
+        child = search_of("random", data)
+        assert children["scores"] == [child.score(sampled(i, DARTS_SPACE)) for i in range(3)]
 
     def test_tau_is_scipys(self, rows: list[dict[str, Any]]) -> None:
         truth = [row["test_accuracy"] for row in rows if row["method"] == SAMPLED]
@@ -306,7 +303,7 @@ class TestRows:
                     r["scores"] for r in rows if (r["method"], r["seed"]) == (CHILDREN, row["seed"])
                 )
             expected = kendalltau(scores, truth).statistic
-            found = comparison.kendall(row, rows)
+            found = kendall(row, rows, IMAGES.measure)
             assert found == pytest.approx(expected) if expected == expected else found is None
 
     def test_tau_of_known_rows(self) -> None:
@@ -314,10 +311,10 @@ class TestRows:
             {"method": SAMPLED, "seed": i, "test_accuracy": accuracy}
             for i, accuracy in enumerate((0.1, 0.2, 0.3, 0.4))
         ]
-        row = {"method": "enas", "seed": 0, "asked": None, "scores": [1.0, 3.0, 2.0, 4.0]}
-        assert comparison.kendall(row, rows) == pytest.approx((5 - 1) / 6)
-        assert comparison.kendall({**row, "scores": [1.0] * 4}, rows) is None
-        assert comparison.kendall(row, rows[:1]) is None
+        row = {"method": "enas", "seed": 0, "scores": [1.0, 3.0, 2.0, 4.0]}
+        assert kendall(row, rows, IMAGES.measure) == pytest.approx((5 - 1) / 6)
+        assert kendall({**row, "scores": [1.0] * 4}, rows, IMAGES.measure) is None
+        assert kendall(row, rows[:2], IMAGES.measure) is None
 
     def test_table_says_all(self, finished: Path) -> None:
         text = (finished / "table.md").read_text()
@@ -330,32 +327,32 @@ class TestRows:
             assert words in text
 
     def test_a_search_sees_no_test_images(self, data: Dataset, toys: None) -> None:
-        seen = options().setting(data, CPU).dataset
+        seen = IMAGES.without_test(data)
         assert len(seen.test_images) == len(seen.test_labels) == 0
         assert seen.train_images is data.train_images
 
 
 def test_one_architecture_is_always_asked_for(data: Dataset, toys: None, tmp_path: Path) -> None:
     few = options(methods=("toy-asking",), seeds=1, budget="1images", sampled=0)
-    (row,) = compare(few, tmp_path).rows
-    assert row["asked"] == 1 and row["passes"] == pytest.approx(CHILD)
+    (row,) = compare(out=tmp_path, options=few).rows
+    assert row["schedule"] == 1 and row["passes"] == pytest.approx(CHILD)
 
 
 def test_a_grid_is_spread_over_the_budget(data: Dataset, tmp_path: Path) -> None:
     few = options(methods=("grid",), seeds=1, budget="160images", sampled=0)
-    (row,) = compare(few, tmp_path).rows
-    assert row["asked"] == 2
+    (row,) = compare(out=tmp_path, options=few).rows
+    assert row["schedule"] == 2
 
 
 def test_seconds_end_a_search(data: Dataset, toys: None, tmp_path: Path) -> None:
     quick = options(methods=("toy-asking",), seeds=1, budget="0.001seconds", sampled=0)
-    (row,) = compare(quick, tmp_path).rows
-    assert row["asked"] == 1 and row["seconds"] >= 0.001
+    (row,) = compare(out=tmp_path, options=quick).rows
+    assert row["schedule"] == 1 and row["seconds"] >= 0.001
 
 
 def test_a_failed_search_is_a_row(data: Dataset, toys: None, tmp_path: Path) -> None:
     both = options(methods=("toy-broken", "toy-shared"), seeds=1, sampled=0)
-    result = compare(both, tmp_path)
+    result = compare(out=tmp_path, options=both)
     errors = {row["method"]: row.get("error", "") for row in result.rows}
     assert errors["toy-shared"] == ""
     assert "train_loss is not a number in epoch 0" in errors["toy-broken"]
@@ -387,15 +384,15 @@ def test_interrupted_comparison_goes_on(
     monkeypatch.setattr(comparison, "run_trial", noting)
     stop = 3
     with pytest.raises(KeyboardInterrupt):
-        compare(options(), tmp_path)
+        compare(out=tmp_path, options=options())
     assert read_rows(tmp_path)[2]["method"] == CHILDREN
     assert "| toy-shared | 1 |" in (tmp_path / "table.md").read_text()
     stop = None
-    gone_on = compare(options(), tmp_path).rows
+    gone_on = compare(out=tmp_path, options=options()).rows
     assert without_times(gone_on) == without_times(rows)
     assert called == [(row["method"], row["seed"]) for row in rows]
     # fewer seeds and methods are there already
-    compare(options(methods=("toy-shared",), seeds=1), tmp_path)
+    compare(out=tmp_path, options=options(methods=("toy-shared",), seeds=1))
     assert len(called) == len(rows)
     launches = json.loads((tmp_path / "about.json").read_text())["launches"]
     assert len(launches) == 3
@@ -403,12 +400,18 @@ def test_interrupted_comparison_goes_on(
 
 class TestMistakes:
     def test_names(self) -> None:
-        assert chosen(["darts"]) == ("darts-1", "darts-2")
-        assert chosen(["random"]) == ("random",)
-        assert chosen(["reinforce", "ista"]) == ("ista-two-stage", "ista-one-stage", "reinforce")
-        assert chosen(["all"]) == tuple(METHODS)
-        with pytest.raises(UserError, match="no method is called 'nas'; there are ista-two-stage,"):
-            CompareOptions(methods=("nas",))
+        assert chosen(["darts"], DARTS_SPACE) == ("darts-1", "darts-2")
+        assert chosen(["random"], DARTS_SPACE) == ("random",)
+        assert chosen(["reinforce", "ista"], DARTS_SPACE) == (
+            "ista-two-stage",
+            "ista-one-stage",
+            "reinforce",
+        )
+        assert chosen(["all"], DARTS_SPACE) == tuple(METHODS)
+        with pytest.raises(
+            UserError, match="no method is called 'nas'.*; there are ista-two-stage,"
+        ):
+            chosen(["nas"], DARTS_SPACE)
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -416,7 +419,10 @@ class TestMistakes:
             ("evolution", "must be METHOD.OPTION=VALUE"),
             ("evolution.population", "must be METHOD.OPTION=VALUE"),
             ("nas.population=3", "no method is called 'nas'"),
-            ("evolution.people=3", "evolution has no option 'people'; it has cycles, population"),
+            (
+                "evolution.people=3",
+                "evolution has no option 'people'; it has .*, population, sample",
+            ),
             ("evolution.population=many", "'many' is not of the type int"),
             ("ista-two-stage.reencode=1", "'1' is not of the type true or false"),
             ("darts-1.order=2", "the comparison decides on order of darts-1"),
@@ -425,19 +431,19 @@ class TestMistakes:
     )
     def test_constants(self, text: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            CompareOptions(set=(text,))
+            changes_of((text,), DARTS_SPACE)
 
     def test_constants_are_checked_before_anything_runs(
         self, data: Dataset, tmp_path: Path
     ) -> None:
         wrong = options(methods=("evolution",), set=("evolution.population=0",))
         with pytest.raises(UserError, match="population must be at least 1, got 0"):
-            compare(wrong, tmp_path / "new")
+            compare(out=tmp_path / "new", options=wrong)
         assert not (tmp_path / "new").exists()
 
     def test_sizes_are_checked_before_anything_runs(self, data: Dataset, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="channels must be a multiple of partial, 4"):
-            compare(options(methods=("pc-darts",), channels=6), tmp_path / "new")
+            compare(out=tmp_path / "new", options=options(methods=("pc-darts",), channels=6))
         assert not (tmp_path / "new").exists()
 
     def test_values(self) -> None:
@@ -449,7 +455,7 @@ class TestMistakes:
             "reinforce.tanh_constant=none",
             "hm-nas.joint_share=0.5",
         )
-        assert changes_of(texts) == {
+        assert changes_of(texts, DARTS_SPACE) == {
             "evolution": {"population": 20},
             "ista-two-stage": {"reencode": True, "m": (5, 6, 7, 7)},
             "grid": {"primitives": ("skip_connect", "sep_conv_3x3")},
@@ -458,42 +464,54 @@ class TestMistakes:
         }
 
     def test_others_settings_are_refused(self, data: Dataset, toys: None, tmp_path: Path) -> None:
-        compare(options(methods=("toy-asking",), seeds=1, sampled=0), tmp_path)
+        compare(out=tmp_path, options=options(methods=("toy-asking",), seeds=1, sampled=0))
         with pytest.raises(UserError, match="has rows with budget = '200images', not '2epochs'"):
-            compare(options(methods=("toy-asking",), budget="2epochs", sampled=0), tmp_path)
+            compare(
+                out=tmp_path, options=options(methods=("toy-asking",), budget="2epochs", sampled=0)
+            )
 
     def test_clusters(
         self, data: Dataset, toys: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(UserError, match="choose backend dask or ray"):
-            compare(options(), tmp_path, scheduler="tcp://nowhere:1")
+            compare(out=tmp_path, options=options(), scheduler="tcp://nowhere:1")
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(UserError, match=r"pip install 'isnas\[ray\]'"):
-            compare(options(), tmp_path, backend="ray")
+            compare(out=tmp_path, options=options(), backend="ray")
         assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize("name", METHODS)
-def test_options_of_all_methods(name: str, preset: str, data: Dataset) -> None:
+def test_options_of_all_methods(name: str, preset: str) -> None:
     """What all have in common is the same in all, whatever their presets say."""
-    given = CompareOptions.preset(preset, device="cpu", data="digits")
-    made = METHODS[name].configured(given.setting(data, CPU), 7, {})
-    if isinstance(METHODS[name], Staged):
-        assert (made.channels, made.cells, made.data) == (given.channels, given.cells, "digits")
-        assert made.seed == 7
-        own = METHODS[name].options.presets[METHODS[name].prefix + preset]
-        assert made.batch_size == own.get("batch_size", METHODS[name].options().batch_size)
-        assert getattr(made, "s", 2) == 2
+    given = comparison_schema(DARTS_SPACE).compose(preset, device="cpu", data="digits")
+    made = search_options_of(name, 7, Entry(DARTS_SPACE, given), {})
+    assert made.network.channels == given.network.channels
+    assert made.network.cells == given.network.cells
+    assert (made.data.data, made.runtime.seed, made.evaluation) == ("digits", 7, None)
+    search = METHODS[name].search
+    own = {**search.defaults, **presets_for(search.presets, DARTS_SPACE).get(preset, {})}
+    assert made.optimizer.batch_size == own.get("batch_size", 64)
 
 
-def test_schedules_follow_the_epochs(data: Dataset) -> None:
-    setting = CompareOptions(device="cpu").setting(data, CPU)
-    one = METHODS["ista-one-stage"].configured(setting, 0, {}, 9)
-    assert (one.search_epochs, one.epochs) == (4, 5)
-    pc = METHODS["pc-darts"].configured(setting, 0, {}, 30)
-    assert (pc.epochs, pc.warm_up, pc.partial) == (30, 10, 4)
-    assert METHODS["darts-2"].configured(setting, 0, {}, 3).order == 2
+def test_schedules_follow_the_epochs() -> None:
+    entry = Entry(DARTS_SPACE, comparison_schema(DARTS_SPACE).compose(device="cpu"))
+    one = search_options_of("ista-one-stage", 0, entry, {}, 9)
+    assert (one.method.search_epochs, one.optimizer.epochs) == (4, 5)
+    pc = search_options_of("pc-darts", 0, entry, {}, 30)
+    assert (pc.optimizer.epochs, pc.method.warm_up, pc.method.partial) == (30, 10, 4)
+    assert search_options_of("darts-2", 0, entry, {}, 3).method.order == 2
+    child = search_options_of("evolution", 0, entry, {}, 6)
+    assert (child.optimizer.epochs, child.method.architectures) == (3, 6)
+
+
+def test_a_method_that_is_not_compared_has_no_constants_to_set(
+    data: Dataset, tmp_path: Path
+) -> None:
+    idle = options(methods=("random",), set=("enas.samples=2",))
+    with pytest.raises(UserError, match="set: enas is not among the methods"):
+        compare(out=tmp_path / "new", options=idle)
 
 
 @pytest.fixture(scope="module")
@@ -536,8 +554,8 @@ def test_all_methods(folder: Path, tmp_path: Path) -> None:
         if method != SAMPLED:
             assert row["seconds"] > 0 and row["passes"] > 0
             own = method in ("ista-one-stage", "hm-nas")
-            assert (row["own_accuracy"] is not None) == own
-            assert (row["scores"] is None) == isinstance(METHODS[method], Asking)
+            assert (row["own_value"] is not None) == own
+            assert (row["scores"] is None) == METHODS[method].search.trains_children
     assert f"written to {tmp_path}" in done.stdout and "| hm-nas | 1 |" in done.stdout
     assert "hm-nas" in (tmp_path / "compare.svg").read_text()
     # neither where the images are nor anything else of the machine's folders

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import isnas
+from isnas.commands.evaluate import evaluation_job
+from isnas.commands.run import Job
 from isnas.comparison.rows import Rows, read_rows
 from isnas.comparison.trials import run_or_resume, run_trials
-from isnas.runs.loop import Part, Stage
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
+from isnas.runs.training import Training
 from isnas.runtime.errors import UserError
 
 
@@ -80,71 +81,45 @@ def test_trials_side_by_side(tmp_path: Path) -> None:
     assert sorted(row["value"] for row in read_rows(tmp_path)) == [0, 10, 40, 90]
 
 
-OPTIONS = EvaluateOptions(channels=2, cells=3, batch_size=512, epochs=2, device="cpu", threads=1)
-
-
-class Counting(Stage):
-    """Counts its steps; stops in the third when told to."""
-
-    breaking = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = torch.nn.Linear(1, 1, bias=False)
-        torch.nn.init.zeros_(self.count.weight)
-
-    @property
-    def epochs(self) -> int:
-        return 3
-
-    @property
-    def steps(self) -> int:
-        return 2
-
-    def batches(self, epoch: int, start: int) -> Any:
-        return iter(range(start, 2))
-
-    def train_step(self, batch: int) -> dict[str, torch.Tensor]:
-        if self.breaking and self.epoch == 1:
-            raise KeyboardInterrupt
-        with torch.no_grad():
-            self.count.weight += 1
-        return {"train_loss": torch.zeros(()), "train_accuracy": torch.zeros(())}
-
-    def stateful(self) -> dict[str, Any]:
-        return {"count": self.count}
-
-
-def test_a_part_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[Counting] = []
-
-    def build(results: dict[str, Any]) -> Counting:
-        built.append(Counting())
-        return built[-1]
-
-    part = Part("search", build, lambda stage: {"count": stage.count.weight.item()})
-    out = tmp_path / "run"
-    monkeypatch.setattr(Counting, "breaking", True)
-    with pytest.raises(isnas.Interrupted):
-        run_part(OPTIONS, part, out, command="search")
-    monkeypatch.undo()
-    assert RunRecord(out).status == "broken off"
-    assert run_part(OPTIONS, part, out, command="search") == {"count": 6.0}
-    assert RunRecord(out).status == "finished"
-    assert len(built) == 2 and built[1].epoch == 3
-    assert run_part(OPTIONS, part, out, command="search") == {"count": 6.0}
-    assert len(built) == 2
-    assert RunRecord(out).epochs("search")["epoch"].tolist() == [0, 1, 2]
+OPTIONS = {
+    "channels": 2, "cells": 3, "batch_size": 512, "epochs": 2, "device": "cpu", "threads": 1,
+}  # fmt: skip
 
 
 def test_a_run_is_started_read_or_refused(tmp_path: Path) -> None:
     genotype = isnas.GENOTYPES["DARTS_V2"]
+    schema = evaluation_schema(genotype.space)
+
+    def job(**changes: Any) -> Job:
+        return evaluation_job(genotype, schema.compose(**{**OPTIONS, **changes}))
+
     out = tmp_path / "run"
     (out / "codes").mkdir(parents=True)  # killed before it had begun
-    first = run_or_resume(isnas.evaluate, genotype, OPTIONS, out=out)
+    first = run_or_resume(job(), out)
     metrics = (out / "metrics.jsonl").read_bytes()
-    again = run_or_resume(isnas.evaluate, genotype, OPTIONS, out=out)
+    again = run_or_resume(job(checkpoint_steps=3), out)  # which changes no result
     assert again.results == first.results
     assert (out / "metrics.jsonl").read_bytes() == metrics
     with pytest.raises(UserError, match="holds a run with epochs = 2, not 3"):
-        run_or_resume(isnas.evaluate, genotype, replace(OPTIONS, epochs=3), out=out)
+        run_or_resume(job(epochs=3), out)
+
+
+def test_a_run_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genotype = isnas.GENOTYPES["DARTS_V2"]
+    options = evaluation_schema(genotype.space).compose(**OPTIONS)
+    step, taken = Training.train_step, []
+
+    def breaking(self: Training, batch: Any) -> Any:
+        taken.append(self.epoch)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Training, "train_step", breaking)
+    with pytest.raises(isnas.Interrupted):
+        run_or_resume(evaluation_job(genotype, options), tmp_path / "run")
+    assert RunRecord(tmp_path / "run").status == "broken off"
+    result = run_or_resume(evaluation_job(genotype, options), tmp_path / "run")
+    assert RunRecord(tmp_path / "run").status == "finished"
+    whole = run_or_resume(evaluation_job(genotype, options), tmp_path / "whole")
+    assert result.results == whole.results

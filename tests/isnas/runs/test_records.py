@@ -30,11 +30,11 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 def test_finished_run(train_run: Path) -> None:
     run = RunRecord(train_run)
-    assert (run.command, run.status, run.parts) == ("train", "finished", ("train",))
+    assert (run.command, run.status, run.parts) == ("search", "finished", ("search",))
     assert run.options["search_epochs"] == 4
-    assert run.results["train"]["parameters"] > 0
+    assert run.results["search"]["parameters"] > 0
     assert [path.suffix for path in run.checkpoints] == [".pt", ".pt"]
-    assert str(run.genotype) == run.results["train"]["genotype"]
+    assert str(run.genotype) == run.results["search"]["genotype"]
 
 
 def test_metrics_are_those_of_the_file(search_run: Path) -> None:
@@ -58,7 +58,7 @@ def test_metrics_are_those_of_the_file(search_run: Path) -> None:
 
 
 def test_values_that_epochs_lack(train_run: Path) -> None:
-    epochs = RunRecord(train_run).epochs("train")
+    epochs = RunRecord(train_run).epochs("search")
     searched = (epochs["phase"] == "search").sum()
     assert 0 < searched < len(epochs["phase"])
     assert np.isnan(epochs["frozen"][searched:]).all()
@@ -107,8 +107,8 @@ def test_trajectories(train_run: Path) -> None:
 
 def test_genotypes_are_those_of_the_supports(train_run: Path) -> None:
     run = RunRecord(train_run)
-    found = run.genotypes("train")
-    assert list(found) == list(range(run.results["train"]["search_epochs"]))
+    found = run.genotypes("search")
+    assert list(found) == list(range(run.results["search"]["search_epochs"]))
     for epoch, genotype in found.items():
         places = {kind: [] for kind in DARTS_SPACE.kinds}
         for (kind, _), code in run.trajectories.items():
@@ -127,7 +127,7 @@ def test_refused_recoveries(train_run: Path, tmp_path: Path) -> None:
     code = run.trajectories["normal", 0]
     assert code.refused.tolist() == [False] * (len(code) - 1) + [True]
     assert code.taken == len(code) - 2
-    assert run.genotype == run.genotypes("train")[code.taken - 1]
+    assert run.genotype == run.genotypes("search")[code.taken - 1]
 
 
 @pytest.mark.parametrize("recoveries", [0, 1, 2])
@@ -140,12 +140,12 @@ def test_run_that_goes_on_or_was_broken_off(
     assert run.status == "broken off"
     assert run.results == {}
     epochs = max(recoveries - 1, 0)
-    assert len(run.epochs("train").get("epoch", ())) == len(run.seconds("train")) == epochs
+    assert len(run.epochs("search").get("epoch", ())) == len(run.seconds("search")) == epochs
     if recoveries:
         assert all(len(code) == recoveries for code in run.trajectories.values())
         assert isinstance(run.genotype, Genotype)
         if epochs:
-            assert run.genotype == run.genotypes("train")[epochs - 1]
+            assert run.genotype == run.genotypes("search")[epochs - 1]
     else:
         assert run.trajectories == {}
         assert run.genotype is None
@@ -172,7 +172,7 @@ def test_unfinished_line_is_left_out_wherever_it_ends(train_run: Path, tmp_path:
     for missing in range(1, last):
         path.write_bytes(content[:-missing])
         run = RunRecord(directory)
-        assert len(run.steps("train")["step"]) + len(run.epochs("train")["epoch"]) == whole - 1
+        assert len(run.steps("search")["step"]) + len(run.epochs("search")["epoch"]) == whole - 1
 
 
 def test_no_run(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_damaged_line_is_named(train_run: Path, tmp_path: Path, line: str) -> No
     lines[1] = line
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
-        RunRecord(directory).epochs("train")
+        RunRecord(directory).epochs("search")
 
 
 def test_damaged_results(train_run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from making import build_network
 
-from isnas import GENOTYPES, Genotype, UserError, load_network, save_network
+from isnas import DARTS_SPACE, GENOTYPES, Genotype, UserError, load_network, save_network
 from isnas.runtime.files import read_json, read_tensors, write_atomically, write_json, write_tensors
 
 DATA = {
@@ -197,7 +197,9 @@ class TestTensors:
 class TestNetworkFiles:
     def saved(self, directory: Path, concat: tuple[int, ...] = (2, 3, 4, 5)) -> torch.nn.Module:
         cells = GENOTYPES["ISTA_onestage"].cells
-        genotype = Genotype(tuple((kind, replace(cell, concat=concat)) for kind, cell in cells))
+        genotype = Genotype(
+            DARTS_SPACE, tuple((kind, replace(cell, concat=concat)) for kind, cell in cells)
+        )
         network = build_network(
             genotype, 4, 3, 5, in_channels=1, auxiliary=True, closing_norm="all", seed=3
         )

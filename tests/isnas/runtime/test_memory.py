@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 
+from isnas.runtime import memory
 from isnas.runtime.memory import peak_memory, saved_bytes
 
 CPU = torch.device("cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import json
@@ -24,7 +23,7 @@ from typing import Any
 
 import pytest
 import torch
-from making import build_supernet
+from making import IMAGES, build_supernet, training_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,18 +33,15 @@ from isnas.commands.evaluate import test_saved as score_saved
 from isnas.commands.evaluate import train_further
 from isnas.networks.darts import NetworkOptions
 from isnas.networks.operations import synchronise
-from isnas.runs.evaluation import from_scratch
 from isnas.runs.training import Training
+from isnas.runtime import files
+from isnas.runtime import processes as distributed
 from isnas.runtime.processes import joined, part_of, processes, rank
-from isnas.runtime.processes import processes as distributed
 from isnas.searches.base import ones
 from isnas.searches.one_stage import OneStageTraining
+from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Batches, Dataset
-from isnas.tasks.registry import TASKS
-
-IMAGES = TASKS["images"]
-
 
 CPU = torch.device("cpu")
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -116,7 +112,7 @@ def assert_close(a: Any, b: Any, tolerance: float, where: str = "") -> None:
 
 
 def one_stage(**changes: Any) -> OneStageTraining:
-    options = isnas.TrainOptions(
+    options = dict(
         channels=2,
         cells=3,
         batch_size=12,
@@ -127,13 +123,11 @@ def one_stage(**changes: Any) -> OneStageTraining:
         code_learning_rate=0.01,
         **{"sync_batch_norm": True, **changes},
     )
-    dataset = random_images()
-    shape = network_options(options, dataset, "all")
-    return OneStageTraining(build_supernet(shape), options, dataset, CPU)
+    return create_search("ista-one-stage", isnas.DARTS_SPACE, random_images(), CPU, **options)
 
 
 def two_stage(**changes: Any) -> TwoStageSearch:
-    options = isnas.SearchOptions(
+    options = dict(
         channels=2,
         cells=3,
         batch_size=12,
@@ -142,13 +136,11 @@ def two_stage(**changes: Any) -> TwoStageSearch:
         code_learning_rate=0.01,
         **{"sync_batch_norm": True, **changes},
     )
-    dataset = random_images()
-    shape = network_options(options, dataset, "pooling")
-    return TwoStageSearch(build_supernet(shape), options, dataset, CPU)
+    return create_search("ista-two-stage", isnas.DARTS_SPACE, random_images(), CPU, **options)
 
 
 def plain(**changes: Any) -> Training:
-    options = isnas.EvaluateOptions(
+    options = dict(
         channels=2,
         cells=3,
         batch_size=12,
@@ -157,9 +149,7 @@ def plain(**changes: Any) -> Training:
         cutout=3,
         **{"sync_batch_norm": True, **changes},
     )
-    dataset = random_images()
-    network = from_scratch(isnas.GENOTYPES["DARTS_V2"], options, dataset)
-    return Training(network, options, dataset, CPU)
+    return training_of(isnas.GENOTYPES["DARTS_V2"], random_images(), **options)
 
 
 def doubled(batch: Any) -> Any:
@@ -375,7 +365,7 @@ class TestBatches:
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
-TRAIN = isnas.TrainOptions(
+TRAIN = dict(
     channels=2,
     cells=3,
     search_epochs=2,
@@ -388,7 +378,7 @@ TRAIN = isnas.TrainOptions(
     sync_batch_norm=True,
     checkpoint_steps=2,
 )
-SEARCH = isnas.SearchOptions(
+SEARCH = dict(
     channels=2,
     cells=3,
     epochs=2,
@@ -416,7 +406,7 @@ def train(out: Path, stop_after: int = 0) -> dict[str, Any]:
     try:
         if (out / "config.json").exists():
             return isnas.resume(out).results
-        return isnas.train(TRAIN, out).results
+        return isnas.train(out=out, **TRAIN).results
     except isnas.Interrupted:
         return {"interrupted": True}
     finally:
@@ -447,7 +437,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_two_is_that_of_one_up_to_rounding(reference: Path, tmp_path: Path) -> None:
-    isnas.train(TRAIN, tmp_path / "alone")
+    isnas.train(out=tmp_path / "alone", **TRAIN)
     runs = [isnas.RunRecord(path) for path in (reference, tmp_path / "alone")]
     assert [run.config["processes"] for run in runs] == [2, 1]
     assert runs[0].config["data"] == runs[1].config["data"]
@@ -458,11 +448,11 @@ def test_a_run_of_two_is_that_of_one_up_to_rounding(reference: Path, tmp_path: P
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         assert_close(a, b, 1e-2)
-    results = [json.loads((run.directory / "results.json").read_text())["train"] for run in runs]
+    results = [json.loads((run.directory / "results.json").read_text())["search"] for run in runs]
     assert results[0]["genotype"] == results[1]["genotype"]
     assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-3)
     # the test, whose images were shared, is that of the network that was written
-    tested = score_saved(reference / "network.pt", dataclasses.replace(EVALUATE, epochs=1))
+    tested = score_saved(reference / "network.pt", batch_size=240, device="cpu")
     assert results[0]["test_accuracy"] == tested["test_accuracy"]
     assert results[0]["test_loss"] == pytest.approx(tested["test_loss"], rel=1e-5)
 
@@ -479,17 +469,18 @@ def test_interrupted_and_resumed_run_ends_as_the_uninterrupted_one(
     assert_same_run(reference, run)
 
 
-EVALUATE = isnas.EvaluateOptions(
+EVALUATE = dict(
     channels=2, cells=3, epochs=1, batch_size=240, device="cpu", sync_batch_norm=True
 )
+FURTHER = {name: value for name, value in EVALUATE.items() if name not in ("channels", "cells")}
 
 
 def search_and_evaluate(out: Path) -> tuple[Any, ...]:
     """All that a script may do one after the other."""
-    found = isnas.search(SEARCH, out / "search")
-    trained = isnas.evaluate(found.genotype, EVALUATE, out / "evaluate")
-    further = train_further(out / "evaluate/network.pt", EVALUATE, out / "further")
-    tested = score_saved(out / "further/network.pt", EVALUATE)
+    found = isnas.search(out=out / "search", **SEARCH)
+    trained = isnas.evaluate(found.genotype, out=out / "evaluate", **EVALUATE)
+    further = train_further(out / "evaluate/network.pt", out=out / "further", **FURTHER)
+    tested = score_saved(out / "further/network.pt", batch_size=240, device="cpu")
     norm = found.network.stem[1].running_mean
     return str(found.genotype), found.results, trained.results, further.results, tested, norm
 
@@ -578,7 +569,7 @@ def failing_writer(out: Path) -> str:
     if os.environ["RANK"] == "0":
         isnas.runs.directory.Run.write_recovery = full
     try:
-        isnas.train(TRAIN, out)
+        isnas.train(out=out, **TRAIN)
     except isnas.UserError as error:
         return str(error)
     return "trained"
@@ -599,7 +590,7 @@ def dying(out: Path) -> str:
             if rank() == processes() - 1:
                 torch.save("died", out)
                 OneStageTraining.train_step = die
-            isnas.train(TRAIN, out.with_name("run"))
+            isnas.train(out=out.with_name("run"), **TRAIN)
     except isnas.UserError as error:
         return str(error)
     return "trained"
@@ -637,8 +628,7 @@ def test_torchrun_train_interrupt_resume(reference: Path, tmp_path: Path) -> Non
     run = tmp_path / "run"
     options = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in TRAIN.to_json().items()
-        if value != getattr(isnas.TrainOptions(), name)
+        for name, value in TRAIN.items()
     ]
     process = torchrun("train", *options, "--out", str(run))
     metrics = run / "metrics.jsonl"
