@@ -4,10 +4,11 @@ NAS-Bench-201 has the test accuracy of each of its 15,625 cells after 200 epochs
 the moment it ends.
 
 Varied: the method. Of sparse coding as published the recovery rule (``truncate``, ``path``, ``best_subset``), the
-measurement matrix (Gaussian, uniform) and re-encoding, and ``sparse smoothed``: the preset `smoothed` of `ista-two-stage`,
-see `isnas.searches.two_stage`. Against them stand
+measurement matrix (Gaussian, uniform) and re-encoding, and ``sparse smoothed``: the preset `smoothed` of
+`ista-two-stage`, see `isnas.searches.two_stage`. Against them stand
 
-- ``darts``, first and second order, ``gdas``, ``enas``, ``hm-nas`` and ``random sharing``, with their own constants, but for
+- ``darts``, first and second order, ``gdas``, ``enas``, ``hm-nas`` and ``random sharing``, with their own constants,
+but for
   what the scale says;
 - ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
   the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
@@ -26,11 +27,11 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
     python -m experiments.nasbench201 --scale paper --table TABLE --data cifar10
 
 TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds of a core for a
-search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks`` takes
-about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a super-net that was
-trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not at ``small``; ``paper``
-has the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside
-`joblib.parallel_config` another backend takes them to a cluster.
+search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
+takes about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a super-net
+that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not at
+``small``; ``paper`` has the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through
+joblib; inside `joblib.parallel_config` another backend takes them to a cluster.
 
 Written to DIR: rows.jsonl (a row for every trial), table.md, about.json (settings, command, versions, machine), and
 images.pt, the images that the trials share. ``python -m figures.nasbench201`` draws the rows.

@@ -45,6 +45,10 @@ class SoftmaxCode(nn.Module):
         For each kind of cell; the columns are the candidates of a row, and last `none`.
     beta : nn.ParameterList, shapes (rows,)
         Likewise; empty without edge weights.
+    rows : list of list of Place
+        The candidates of each row.
+    present : Tensor of bool, shape (rows, K + 1)
+        Which columns a row has.
 
     Raises
     ------
@@ -98,7 +102,7 @@ class SoftmaxCode(nn.Module):
         self.places = space.places()  # row by row, as the rows of alpha
         nodes = torch.tensor([row[0].node for row in self.rows])
         self.register_buffer("_same_node", nodes[:, None] == nodes, persistent=False)
-        self.register_buffer("_there", there, persistent=False)
+        self.register_buffer("present", there, persistent=False)
         self._ragged = not bool(there.all())
 
     def coefficients(self) -> dict[str, Coefficients]:
@@ -112,14 +116,14 @@ class SoftmaxCode(nn.Module):
                 weights = torch.cat([weights, edge[:, None]], dim=1)
                 values = weights.flatten()
             else:
-                values = weights[self._there[:, :-1]] if self._ragged else weights.flatten()
+                values = weights[self.present[:, :-1]] if self._ragged else weights.flatten()
             found[kind] = Coefficients(values, self.places)
         return found
 
     def _weights(self, alpha: Tensor, edge: Tensor | None) -> Tensor:
         """Return the weights of the operations other than none, (rows, K)."""
         if self._ragged:
-            alpha = alpha.masked_fill(~self._there.to(alpha.device), -torch.inf)
+            alpha = alpha.masked_fill(~self.present.to(alpha.device), -torch.inf)
         weights = alpha.softmax(dim=1)[:, :-1]
         return weights if edge is None else weights * edge[:, None]
 
@@ -147,7 +151,7 @@ class SoftmaxCode(nn.Module):
         places: dict[str, list[Place]] = {}
         for i, kind in enumerate(self.space.kinds):
             alpha = self.alpha[i].cpu().double()
-            there = self._there.cpu()
+            there = self.present.cpu()
             edge = self._edge_weights(self.beta[i].cpu().double()) if self.beta else None
             strongest, operation = self._weights(alpha, edge).max(dim=1)
             if not strongest.isfinite().all():

@@ -30,6 +30,7 @@ from .black_box import (
 )
 from .darts import DartsSearch, PcDartsSearch
 from .enas import EnasSearch
+from .gdas import GdasSearch
 from .hm_nas import HmNasSearch
 from .one_stage import OneStageTraining
 from .random_sharing import RandomSharingSearch
@@ -114,6 +115,7 @@ METHODS: dict[str, Method] = {
     "darts-1": Method(DartsSearch, {"order": 1}),
     "darts-2": Method(DartsSearch, {"order": 2}),
     "pc-darts": Method(PcDartsSearch, {"order": 1}),
+    "gdas": Method(GdasSearch),
     "enas": Method(EnasSearch),
     "hm-nas": Method(HmNasSearch),
     "random-sharing": Method(RandomSharingSearch),
