@@ -1,0 +1,1 @@
+"""Runs: the loop, the run directory, checkpoints, resume, training of networks."""
