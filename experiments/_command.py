@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from isnas.comparison.rows import Rows, launch_record
 from isnas.comparison.trials import TABLE, Row, run_trials
 from isnas.runs.loop import Interrupted
-from isnas.runs.options import Options, RunOptions
 from isnas.runtime.errors import UserError
+from isnas.runtime.options import Composition
 from isnas.runtime.progress import Progress
 
 from ._images import Subset, prepare_images
@@ -75,7 +75,7 @@ class Size(Protocol):
 
 
 @dataclass(frozen=True)
-class Scale(Generic[Options]):
+class Scale:
     """The size of an experiment whose trials are runs with the same options.
 
     Parameters
@@ -83,13 +83,13 @@ class Scale(Generic[Options]):
     images : Subset
     seeds : int
         The default of ``--seeds``.
-    options : RunOptions
+    options : Composition
         Of the command that the trials run.
     """
 
     images: Subset
     seeds: int
-    options: Options
+    options: Composition
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ class Experiment:
         """Where the run directories are."""
         return self.launch.out / "runs"
 
-    def options(self, base: Options, seed: int, **changes: Any) -> Options:
+    def options(self, base: Composition, seed: int, **changes: Any) -> Composition:
         """Return the options of a run: these, with the seed, the experiment's images and device, and changes."""
         launch = self.launch
         place = {"data": self.images, "data_root": launch.data_root, "device": launch.device}
-        return dataclasses.replace(base, **place, seed=seed, **changes)
+        return base.replace(**place, seed=seed, **changes)
 
     def run(
         self,
@@ -253,10 +253,12 @@ def settings_of(size: Size) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(size):
         value = getattr(size, field.name)
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Composition):
+            inner = value.to_json()
+            found |= {f"{field.name}.{k}": v for k, v in inner.items() if k not in _INCIDENTAL}
+        elif dataclasses.is_dataclass(value):
             inner = dataclasses.asdict(value)
-            left_out = _INCIDENTAL if isinstance(value, RunOptions) else ("data",)
-            found |= {f"{field.name}.{k}": v for k, v in inner.items() if k not in left_out}
+            found |= {f"{field.name}.{k}": v for k, v in inner.items() if k != "data"}
         elif field.name not in _INCIDENTAL:
             found[field.name] = value
     return found
@@ -265,10 +267,10 @@ def settings_of(size: Size) -> dict[str, Any]:
 def defaults_of(size: Size) -> dict[str, Any]:
     """Return the defaults of the options in a scale, named as in `settings_of`."""
     return {
-        f"{field.name}.{option.name}": option.default
+        f"{field.name}.{name}": option.default
         for field in dataclasses.fields(size)
-        if isinstance(value := getattr(size, field.name), RunOptions)
-        for option in dataclasses.fields(value)
+        if isinstance(value := getattr(size, field.name), Composition)
+        for name, option in value.schema.fields.items()
     }
 
 

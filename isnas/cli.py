@@ -103,9 +103,9 @@ def _add_schema(parser: argparse.ArgumentParser, schema: Schema) -> None:
 
 def _peeked(words: Sequence[str], flag: str) -> str | None:
     """Return the value that an option has among the words of the command line."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for i, word in enumerate(words):
         if word == flag:
-            return following
+            return words[i + 1] if i + 1 < len(words) else None
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
@@ -137,8 +137,8 @@ def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
         )
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser: the options of the command that the words name depend on its space and method."""
+def _parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Return what the words of the command line mean: the options of a command depend on its space and method."""
     parser = _Parser(
         prog="isnas", description="Neural architecture search by sparse coding (ISTA-NAS)."
     )
@@ -152,7 +152,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     named = next((word for word in words if not word.startswith("-")), None)
     if named in made:
         _ADD[named](made[named], words)
-    return parser
+    given, unknown = parser.parse_known_args(words)
+    if unknown:  # the command's own parser knows what there is
+        made[given.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return vars(given)
 
 
 def _add_out(parser: argparse.ArgumentParser, name: str, more: str = "") -> None:
@@ -435,7 +438,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     comparing = words[:1] == ["compare"]
     warnings.showwarning = _show_warning
     try:
-        given = vars(_parser(words).parse_args(words))
+        given = _parsed(words)
         if comparing:
             given["words"] = words
         _run(given)

@@ -279,9 +279,7 @@ class Run:
 
     def write_matrices(self, code: SparseCode) -> None:
         """Write the measurement matrices."""
-        arrays = {
-            choice.key: A.numpy() for choice, A in zip(code.choices, code.A, strict=True)
-        }
+        arrays = {choice.key: A.numpy() for choice, A in zip(code.choices, code.A, strict=True)}
         self._write_arrays("matrices", arrays)
 
     def write_recovery(

@@ -110,9 +110,7 @@ def from_scratch(genotype: Genotype, recipe: Composition, task: Task, data: Any)
     data
         The task's data set.
     """
-    shape = replace(
-        recipe.network, **task.shape(data), **task.network_needs(recipe.regularization)
-    )
+    shape = replace(recipe.network, **task.shape(data), **task.network_needs(recipe.regularization))
     return family(genotype.space).build_network(genotype, shape, seed=recipe.runtime.seed)
 
 

@@ -224,9 +224,7 @@ def loop(
             )
             stop = stopping()
             within = stage.step < stage.steps
-            due = within and (
-                stop or bool(checkpoint_steps and stage.step % checkpoint_steps == 0)
-            )
+            due = within and (stop or bool(checkpoint_steps and stage.step % checkpoint_steps == 0))
             if due or (flush_steps and len(pending) >= flush_steps):
                 yield _read(stage, pending, sums)
             if due:
@@ -434,7 +432,10 @@ def execute(
             else:
                 with together():
                     stage.begin(run)
-            observers = (Recorder(run, part.name, stage, spent), Reporter(part.name, stage, progress))
+            observers = (
+                Recorder(run, part.name, stage, spent),
+                Reporter(part.name, stage, progress),
+            )
             try:
                 for event in loop(
                     stage,

@@ -112,7 +112,9 @@ class TestWaiting:
             nn.utils.clip_grad_norm_([x.clone().requires_grad_()], 1.0)
 
     # what ENAS and GDAS draw from is on the CPU always, where their draws are read
-    @pytest.mark.parametrize("name", [*(name for name in STAGED if name not in ("enas", "gdas")), FROZEN, ALONE])
+    @pytest.mark.parametrize(
+        "name", [*(name for name in STAGED if name not in ("enas", "gdas")), FROZEN, ALONE]
+    )
     def test_no_step_asks_the_device_for_a_value(
         self, name: str, toy_data: Callable[..., Dataset]
     ) -> None:

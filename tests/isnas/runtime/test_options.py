@@ -80,11 +80,16 @@ BAD: dict[str, list[object]] = {
     "m": [0, 7.0, "7", (7, 0)],
     "s": [0, ()],
     "lam": [-1.0, math.nan, math.inf, "small", None, True],
-    "init_scale": [0.0, math.inf, None, "small"],
+    "init_scale": [-1.0, math.inf, None, "small"],
     "matrix": ["hadamard", None],
     "rule": ["greedy"],
     "reencode": [1, None],
     "solver": ["lars"],
+    "gradient": ["adjoint", None],
+    "perturbation": [-1.0, math.nan],
+    "pairs": [0, 1.5],
+    "warm_up_share": [-0.1, 1.0],
+    "fair_share": [-0.1, 1.1],
 }
 
 
@@ -184,7 +189,7 @@ class TestDescriptions:
         described = SCHEMAS["one-stage"].fields
         assert described["lam"].type is float
         assert described["m"].type is tuple
-        assert described["matrix"].choices == ("gaussian", "uniform", "orthogonal")
+        assert described["matrix"].choices == ("gaussian", "uniform", "orthogonal", "balanced")
         assert described["size_limit"].optional and described["size_limit"].type is int
         assert not described["seed"].optional
         assert described["download"].type is bool

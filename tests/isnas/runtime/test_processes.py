@@ -469,9 +469,7 @@ def test_interrupted_and_resumed_run_ends_as_the_uninterrupted_one(
     assert_same_run(reference, run)
 
 
-EVALUATE = dict(
-    channels=2, cells=3, epochs=1, batch_size=240, device="cpu", sync_batch_norm=True
-)
+EVALUATE = dict(channels=2, cells=3, epochs=1, batch_size=240, device="cpu", sync_batch_norm=True)
 FURTHER = {name: value for name, value in EVALUATE.items() if name not in ("channels", "cells")}
 
 
