@@ -32,13 +32,13 @@ from typing import NamedTuple
 
 import torch
 from _measure import origin, run
+from isnas.operations import convolution
+from isnas.rows import markdown_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from experiments._command import positive
-from isnas.operations import convolution
-from isnas.rows import markdown_table
 
 CHANNELS = (*range(1, 17), 24, 36, 64)
 CHANNELS_OUT = (1, 3, 8, 16, 36)  # of a convolution that is not depthwise

@@ -50,7 +50,6 @@ from isnas.runs.records import RunRecord, Trajectory
 from isnas.runtime.errors import UserError
 from isnas.runtime.randomness import generator
 from isnas.spaces.base import DARTS_SPACE
-from isnas.spaces.genotype import random_genotype
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset

@@ -44,7 +44,7 @@ from isnas.runs.records import RunRecord
 from isnas.runtime.randomness import generator
 from isnas.searches.base import scoring_batches, shared_accuracy
 from isnas.spaces.base import DARTS_SPACE
-from isnas.spaces.genotype import Genotype, random_genotype
+from isnas.spaces.genotype import Genotype
 from isnas.tasks.images import Dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module

@@ -52,7 +52,7 @@ from isnas.runs.training import Training, cpu_threads, resolve_device
 from isnas.runtime.memory import saved_bytes
 from isnas.runtime.randomness import generator
 from isnas.spaces.base import DARTS_SPACE
-from isnas.spaces.genotype import Genotype, random_genotype
+from isnas.spaces.genotype import Genotype
 from isnas.tasks.images import Dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module

@@ -10,11 +10,8 @@ from typing import Any
 from isnas.runs.records import RunRecord, Trajectory
 from isnas.runtime.errors import UserError
 
-METHODS = {"search": "two-stage", "train": "one-stage", "evaluate": "evaluation"}
-"""What the commands are called in figures."""
-
 # what does not make a run another experiment
-_INCIDENTAL = {"seed", "device", "data_root", "download", "checkpoint_steps"}
+_INCIDENTAL = {"seed", "device", "data_root", "download", "checkpoint_steps", "tensorboard"}
 
 Groups = dict[str, list[RunRecord]]
 """Runs by label; the runs of one label differ in the seed only, or were given the same label."""
@@ -59,7 +56,7 @@ def group_runs(labelled: Sequence[tuple[str, RunRecord]]) -> Groups:
     for command, options in settings:
         others = [o for c, o in settings if c == command]
         differing = {k: options[k] for k in options if any(o.get(k) != options[k] for o in others)}
-        name = ", ".join([METHODS.get(command, command), *map(_setting, differing.items())])
+        name = ", ".join([command, *map(_setting, differing.items())])
         number = sum(other == name or other.startswith(f"{name} (") for other in (*names, *taken))
         names.append(f"{name} ({number + 1})" if number else name)
     groups: Groups = {}
@@ -69,9 +66,9 @@ def group_runs(labelled: Sequence[tuple[str, RunRecord]]) -> Groups:
 
 
 def _settings(run: RunRecord) -> tuple[str, dict[str, Any]]:
-    """Return what makes a run an experiment: its command, options and architecture given."""
+    """Return what makes a run an experiment: its method, options and architecture given."""
     own = {name: value for name, value in run.options.items() if name not in _INCIDENTAL}
-    return run.command, {**own, "genotype": run.config.get("genotype")}
+    return run.method, {**own, "genotype": run.config.get("genotype")}
 
 
 def _setting(item: tuple[str, Any]) -> str:
@@ -93,7 +90,5 @@ def trajectories_of(run: RunRecord) -> dict[str, list[Trajectory]]:
     for trajectory in run.trajectories.values():
         found.setdefault(trajectory.kind, []).append(trajectory)
     if not found:
-        raise UserError(
-            f"{run.directory} holds no sparse codes (yet): it is a run of `isnas {run.command}`"
-        )
+        raise UserError(f"{run.directory} holds no sparse codes (yet): it is a run of {run.method}")
     return found

@@ -9,6 +9,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from isnas.tasks.base import Measure
+
 FONT_SIZE = 7.0
 """The smallest text, in points at the printed size. So nothing is set as a subscript."""
 
@@ -85,3 +87,10 @@ def note(ax: Axes, text: str) -> None:
         fontsize=FONT_SIZE,
         color=GREY,
     )
+
+
+def axis_label(measure: Measure, what: str = "test") -> str:
+    """Return the label of an axis that shows a measure, such as ``test accuracy (%)``."""
+    unit = f" ({measure.unit})" if measure.unit else ""
+    better = "" if measure.higher_is_better else ", lower is better"
+    return f"{what} {measure.name}{unit}{better}"

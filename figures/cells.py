@@ -25,13 +25,13 @@ def coefficients_of(run: RunRecord) -> dict[str, CellCoefficients] | None:
     None for a run without codes, or whose architecture is another than that of its last recovery.
     """
     found: dict[str, dict[tuple[int, Edge], float]] = {}
-    for (kind, node), code in run.trajectories.items():
-        cell = found.setdefault(kind, {})
+    for code in run.trajectories.values():
+        cell = found.setdefault(code.kind, {})
         active = zip(code.support[code.taken], code.coefficients[code.taken], strict=True)
         for i, value in active:
             place = code.places[i]
             edge = Edge(run.space.primitives[place.operation], place.source)
-            cell[node, edge] = float(value)
+            cell[code.node, edge] = float(value)
     if run.genotype is None or not found:
         return None
     for kind, cell in run.genotype.cells:

@@ -19,15 +19,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isnas.comparison.methods import METHODS
-from isnas.comparison.rows import ROWS, read_rows
+from isnas.comparison.rows import ROWS, read_about, read_rows
 from isnas.drawing import PAGE_WIDTH, save_figure
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
+from isnas.searches.registry import METHODS
+from isnas.tasks.base import Measure
+from isnas.tasks.registry import TASKS
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
-from ._style import COLOURS, MARKERS, legend_below, new_figure, note, plain_log_labels, tidy
+from ._style import (
+    COLOURS,
+    MARKERS,
+    axis_label,
+    legend_below,
+    new_figure,
+    note,
+    plain_log_labels,
+    tidy,
+)
+
+MEASURE = TASKS["images"].measure
+"""What is drawn by default."""
 
 Quantity = Literal["cost", "passes", "parameters"]
 
@@ -44,8 +58,8 @@ class Result:
 
     Parameters
     ----------
-    accuracy : float
-        Test accuracy, 0 to 1.
+    value : float
+        What the test gave, in the unit that it is shown in.
     cost : float
         Seconds of search; 0 for an architecture that was drawn, nan where the search is not of this run.
     parameters : float
@@ -54,7 +68,7 @@ class Result:
         Sample passes of the search, in epochs; nan where they were not counted.
     """
 
-    accuracy: float
+    value: float
     cost: float
     parameters: float
     passes: float = float("nan")
@@ -72,21 +86,24 @@ def results_of(groups: Groups) -> dict[str, list[Result]]:
     for label, runs in groups.items():
         for run in runs:
             for part, result in run.results.items():
-                if "test_accuracy" not in result:
+                name = f"test_{run.measure.name}"
+                if name not in result:
                     continue
                 drawn = part.startswith("random-")
                 row = Result(
-                    accuracy=float(result["test_accuracy"]),
+                    value=run.measure.scale * float(result[name]),
                     cost=0.0 if drawn else search_seconds(run),
                     parameters=float(result.get("parameters", np.nan)),
                 )
                 found.setdefault(DRAWN if drawn else label, []).append(row)
     if not found:
-        raise UserError("none of the runs has a test accuracy yet")
+        raise UserError("none of the runs has been tested yet")
     return found
 
 
-def results_of_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[Result]]:
+def results_of_rows(
+    rows: Sequence[dict[str, Any]], measure: Measure = MEASURE
+) -> dict[str, list[Result]]:
     """Return the results of each method of a comparison, as its rows have them.
 
     Raises
@@ -98,39 +115,47 @@ def results_of_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[Result]]:
     order = [*METHODS, *(row["method"] for row in rows)]
     found: dict[str, list[Result]] = {}
     for row in sorted(rows, key=lambda row: (order.index(row["method"]), row["seed"])):
-        if "test_accuracy" not in row:  # it failed, or serves others
+        name = f"test_{measure.name}"
+        if name not in row:  # it failed, or serves others
             continue
         drawn = row["method"] == DRAWN
         result = Result(
-            accuracy=float(row["test_accuracy"]),
+            value=measure.scale * float(row[name]),
             cost=0.0 if drawn else float(row["seconds"]),
             parameters=float(row["parameters"]),
             passes=0.0 if drawn else float(row["epochs"]),
         )
         found.setdefault(row["method"], []).append(result)
     if not found:
-        raise UserError("none of the rows has a test accuracy yet")
+        raise UserError("none of the rows has been tested yet")
     return found
 
 
 def search_seconds(run: RunRecord) -> float:
     """Return the seconds that a run spent searching; nan for one that did not search."""
-    if run.command == "search":
-        return float(np.nansum(run.seconds("search")))
-    if run.command == "train":
-        phases = run.epochs("train").get("phase", np.array([]))
-        return float(np.nansum(run.seconds("train")[phases == "search"]))
-    return float("nan")
+    if run.command != "search":
+        return float("nan")
+    seconds = run.seconds("search")
+    phases = run.epochs("search").get("phase", np.array([]))
+    if "training" in phases.tolist():  # of the architecture that was found, in the same run
+        seconds = seconds[phases == "search"]
+    return float(np.nansum(seconds))
 
 
-def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity, ax: Axes) -> None:
-    """Draw test accuracy against a quantity: every run small, the mean large with standard deviations.
+def draw_comparison(
+    results: Mapping[str, Sequence[Result]],
+    quantity: Quantity,
+    ax: Axes,
+    measure: Measure = MEASURE,
+) -> None:
+    """Draw what tests gave against a quantity: every run small, the mean large with standard deviations.
 
     Parameters
     ----------
     results : mapping of str to sequence of Result
     quantity : {"cost", "passes", "parameters"}
     ax : matplotlib.axes.Axes
+    measure : Measure
     """
     largest = [getattr(row, quantity) for rows in results.values() for row in rows]
     unit, text = _unit(quantity, np.nanmax([0.0, *largest]))
@@ -142,7 +167,7 @@ def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity,
         marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         style = {"color": colour, "marker": marker, "linestyle": ""}
         x = np.array([getattr(row, quantity) for row in known]) / unit
-        y = 100 * np.array([row.accuracy for row in known])
+        y = np.array([row.value for row in known])
         # an empty line where there is nothing to show keeps the legends of both axes alike
         ax.plot(x, y, **style, markersize=3, alpha=0.4, markeredgewidth=0)
         bars = {"yerr": y.std(ddof=1), "xerr": x.std(ddof=1)} if len(known) > 1 else {}
@@ -160,7 +185,7 @@ def draw_comparison(results: Mapping[str, Sequence[Result]], quantity: Quantity,
             label=name,
         )
         drawn = drawn or bool(known)
-    tidy(ax, xlabel=text, ylabel="test accuracy (%)")
+    tidy(ax, xlabel=text, ylabel=axis_label(measure))
     if not drawn:
         note(ax, "not known of any run")
         ax.set(xticks=[], yticks=[])
@@ -181,7 +206,7 @@ def _unit(quantity: Quantity, largest: float) -> tuple[float, str]:
         steps = [(1e6, "parameters (millions)"), (1e3, "parameters (thousands)")]
         return next((step for step in steps if largest >= step[0]), (1.0, "parameters"))
     if quantity == "passes":
-        return 1.0, "sample passes of the search (epochs)"
+        return 1.0, "passes of the search (epochs)"
     times = [(86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")]
     unit, word = next((time for time in times if largest >= 2 * time[0]), (1.0, "seconds"))
     return unit, f"search cost ({word})"
@@ -189,21 +214,30 @@ def _unit(quantity: Quantity, largest: float) -> tuple[float, str]:
 
 def make_figure(groups: Groups) -> Figure:
     """Return the figure that compares some groups of runs; see `results_of` for errors."""
-    return _figure(results_of(groups), ("cost", "parameters"))
+    measures = {run.measure for runs in groups.values() for run in runs}
+    if len(measures) > 1:
+        names = ", ".join(sorted(measure.name for measure in measures))
+        raise UserError(f"runs with different measures cannot be compared: {names}")
+    return _figure(results_of(groups), ("cost", "parameters"), *measures)
 
 
 def make_comparison_figure(directory: str | Path) -> Figure:
     """Return the figure of a comparison; see `results_of_rows` for errors."""
-    return _figure(results_of_rows(read_rows(directory)), ("cost", "passes", "parameters"))
+    settings = read_about(directory)["settings"]
+    measure = TASKS[settings.get("task", "images")].measure
+    results = results_of_rows(read_rows(directory), measure)
+    return _figure(results, ("cost", "passes", "parameters"), measure)
 
 
-def _figure(results: Mapping[str, Sequence[Result]], quantities: Sequence[Quantity]) -> Figure:
+def _figure(
+    results: Mapping[str, Sequence[Result]], quantities: Sequence[Quantity], measure: Measure
+) -> Figure:
     columns = 3 if len(results) <= 6 else 4
     lines = -(-len(results) // columns)
     figure = new_figure(PAGE_WIDTH, 2.4 + 0.14 * lines)
     axes = figure.subplots(1, len(quantities), sharey=True)
     for ax, quantity in zip(axes, quantities, strict=True):
-        draw_comparison(results, quantity, ax)
+        draw_comparison(results, quantity, ax, measure)
         if ax is not axes[0]:
             ax.set_ylabel("")
     legend_below(figure, axes, columns)

@@ -14,27 +14,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from isnas.runs.options import (
-    EvaluateOptions,
-    RunOptions,
-    SearchOptions,
-    TrainOptions,
-    option_fields,
-)
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 from isnas.runtime.files import write_atomically
+from isnas.runtime.options import Schema
+from isnas.searches.registry import method_named
+from isnas.tasks.base import Measure
 
 from . import cells, compare, freezing, sparsity, training
 from ._command import Parser
 from ._page import document, picture, table
-from ._runs import METHODS
-
-_OPTIONS: dict[str, type[RunOptions]] = {
-    "search": SearchOptions,
-    "train": TrainOptions,
-    "evaluate": EvaluateOptions,
-}
 
 
 def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
@@ -58,10 +48,12 @@ def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
 
 def page(run: RunRecord) -> str:
     """Return the report of a run as HTML."""
-    method = METHODS.get(run.command, run.command)
     title = f"isnas {run.command}: {run.directory.resolve().name}"
     data = run.config.get("data") or {}
-    about = [method, f"on {data.get('name', run.options.get('data'))}"]
+    about = [
+        f"{run.method} in the space {run.space.name}",
+        f"on {data.get('name', run.options.get('data'))}",
+    ]
     about += [f"seed {run.options.get('seed')}", run.status]
     if "started" in run.config:
         about.append(f"started {run.config['started']}")
@@ -81,19 +73,26 @@ def commands_of(run: RunRecord) -> list[str]:
     Options are given where they differ from the command's defaults.
     """
     words = ["isnas", run.command]
+    if run.command == "search":
+        words += ["--space", run.space.name, "--method", run.method]
+        for name in run.space.parameters:
+            words += [f"--{name.replace('_', '-')}", str(getattr(run.space, name))]
     if "network" in run.config:
         words += ["--network", str(run.config["network"])]
     elif run.command == "evaluate":
         words += ["--genotype", str(run.directory / "genotype.json")]
     words += ["--seed", str(run.options.get("seed", 0))]
-    for field in option_fields(_OPTIONS.get(run.command, RunOptions)):
+    for field in _schema_of(run).fields.values():
         value = run.options.get(field.name, field.default)
+        if "network" in run.config and field.part == "network":  # its own
+            continue
         same = tuple(value) == field.default if isinstance(value, list) else value == field.default
         # without --epochs a saved network is only tested
         needed = field.name == "epochs" and "network" in run.config
         if (same and not needed) or value is None or field.name == "seed":
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
+        off = field.type is bool and not value
+        words.append(f"--{'no-' if off else ''}{field.name.replace('_', '-')}")
         if isinstance(value, (list, tuple)):
             words.append(",".join(map(str, value)))
         elif field.type is not bool:
@@ -102,6 +101,12 @@ def commands_of(run: RunRecord) -> list[str]:
     if run.status != "finished":
         commands.append(shlex.join(["isnas", "resume", str(run.directory)]))
     return commands
+
+
+def _schema_of(run: RunRecord) -> Schema:
+    if run.command == "search":
+        return method_named(run.method, run.space).schema(run.space)
+    return evaluation_schema(run.space)
 
 
 def _architecture(run: RunRecord) -> str:
@@ -127,18 +132,18 @@ def _results(run: RunRecord) -> str:
     names = list(dict.fromkeys(name for values in numbers.values() for name in values))
     rows = [["", *numbers]]
     for name in names:
-        shown = [_number(name, values.get(name)) for values in numbers.values()]
+        shown = [_number(name, values.get(name), run.measure) for values in numbers.values()]
         rows.append([name.replace("_", " "), *shown])
     hours = sum(float(s) for part in run.parts for s in run.seconds(part) if s == s) / 3600
     spent = f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} seconds"
     return f"{table(rows, header=True, numbers=True)}\n<p>Time of all epochs: {spent}.</p>"
 
 
-def _number(name: str, value: float | None) -> str:
+def _number(name: str, value: float | None, measure: Measure) -> str:
     if value is None:
         return ""
-    if name.endswith("accuracy"):
-        return f"{100 * value:.2f} %"
+    if name == f"test_{measure.name}":
+        return measure.show(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -169,13 +174,13 @@ def _commands(run: RunRecord) -> str:
 _PICTURES: tuple[tuple[str, Callable[[RunRecord], Figure], str], ...] = (
     (
         "Training",
-        lambda run: training.make_figure({METHODS.get(run.command, run.command): [run]}),
-        "Losses and accuracies after every epoch.",
+        lambda run: training.make_figure({run.method: [run]}),
+        "Losses and the measure after every epoch.",
     ),
     (
         "Comparison",
-        lambda run: compare.make_figure({METHODS.get(run.command, run.command): [run]}),
-        "Test accuracies of what was found and of random architectures trained alike.",
+        lambda run: compare.make_figure({run.method: [run]}),
+        "Tests of what was found and of random architectures trained alike.",
     ),
     (
         "Freezing",
@@ -195,7 +200,7 @@ def _picture(
     run: RunRecord, title: str, draw: Callable[[RunRecord], Figure], caption: str
 ) -> tuple[str, str]:
     """Return a section with a figure; an empty one where the run has nothing to draw."""
-    tested = sum("test_accuracy" in result for result in run.results.values())
+    tested = sum(f"test_{run.measure.name}" in result for result in run.results.values())
     there = {
         "Training": any(len(run.epochs(part)) for part in run.parts),
         "Comparison": tested > 1,

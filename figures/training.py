@@ -20,7 +20,7 @@ from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
 from ._style import COLOURS, GREY, legend_below, new_figure, tidy, whole_numbers
 
-_SEARCHING = ("search", "train")
+_SEARCHING = ("search",)
 _RANDOM = "random architectures"
 
 Curves = dict[str, list[tuple[RunRecord, str]]]
@@ -51,7 +51,8 @@ def draw_curves(curves: Curves, quantity: str, ax: Axes, colours: dict[str, str]
     Parameters
     ----------
     curves : dict of str to list of (RunRecord, part)
-    quantity : {"loss", "accuracy"}
+    quantity : str
+        "loss", or the name of the measure.
     ax : matplotlib.axes.Axes
     colours : dict of str to colour
         By label.
@@ -119,11 +120,14 @@ def make_figure(groups: Groups) -> Figure:
     figure = new_figure(PAGE_WIDTH if len(stages) > 1 else COLUMN_WIDTH, 4.0)
     axes = figure.subplots(2, len(stages), sharex="col", squeeze=False)
     for column, (stage, curves) in zip(axes.T, stages.items(), strict=True):
-        for ax, quantity in zip(column, ("loss", "accuracy"), strict=True):
+        members = [member for each in curves.values() for member in each]
+        measure = members[0][0].measure
+        for ax, quantity in zip(column, ("loss", measure.name), strict=True):
             draw_curves(curves, quantity, ax, colours)
         column[0].set_ylim(0, 1.08 * column[0].dataLim.y1)
-        column[1].set_ylim(0, 1.02)
-        one_stage = any(part == "train" for members in curves.values() for _, part in members)
+        if measure.scale == 100:  # a share
+            column[1].set_ylim(0, 1.02)
+        one_stage = any("training" in run.epochs(part).get("phase", ()) for run, part in members)
         title = "Search, one-stage training" if one_stage else stage.capitalize()
         tidy(column[0], ylabel="loss", title=title)
     for ax in axes[:, 1:].flat:
@@ -138,7 +142,7 @@ def make_figure(groups: Groups) -> Figure:
 
 def _explain_marks(ax: Axes, members: Sequence[tuple[RunRecord, str]]) -> None:
     """Give an axis the legend's entries of the marks that were drawn."""
-    if any("test_accuracy" in run.results.get(part, {}) for run, part in members):
+    if any(f"test_{run.measure.name}" in run.results.get(part, {}) for run, part in members):
         ax.plot([], [], "*", color=GREY, markersize=6, label="test, at the end")
     phases = [run.epochs(part).get("phase", np.array([])) for run, part in members]
     if any(len(set(each.tolist())) > 1 for each in phases):

@@ -31,7 +31,6 @@ import torch
 from .. import __version__
 from ..codes.sparse import NodeRecovery, SparseCode
 from ..runtime.errors import UserError
-from ..runtime.options import Composition
 from ..runtime.files import (
     lock,
     read_json,
@@ -40,6 +39,7 @@ from ..runtime.files import (
     write_json,
     write_tensors,
 )
+from ..runtime.options import Composition
 from ..runtime.processes import processes
 
 CHECKPOINTS_KEPT = 2

@@ -26,6 +26,8 @@ from ..runtime.files import is_locked, read_json
 from ..spaces import from_json
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
+from ..tasks.base import Measure
+from ..tasks.registry import TASKS
 from .directory import LOCK, RECOVERY_SCALARS
 
 Columns = dict[str, np.ndarray]
@@ -166,6 +168,20 @@ class RunRecord:
             return from_json(self.config["space"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{self.directory}/config.json: no search space: {error}") from None
+
+    @property
+    def method(self) -> str:
+        """The method of a search; of other commands their name."""
+        return str(self.config.get("method", self.command))
+
+    @property
+    def measure(self) -> Measure:
+        """What says how good a network of this run is."""
+        data = self.config.get("data")
+        name = data.get("task", "images") if isinstance(data, dict) else "images"
+        if name not in TASKS:
+            raise UserError(f"{self.directory}/config.json: there is no task {name!r:.60}")
+        return TASKS[name].measure
 
     @property
     def status(self) -> Literal["finished", "running", "broken off"]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from figures import report
+from isnas import DARTS_SPACE, METHODS
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 
@@ -125,15 +127,17 @@ def test_hostile_texts_stay_texts(train_run: Path, tmp_path: Path) -> None:
 def test_commands_do_the_same_again(run: RunRecord) -> None:
     (command,) = report.commands_of(run)
     words = command.split()
-    assert words[:4] == ["isnas", run.command, "--seed", "0"]
+    assert words[:8] == [
+        "isnas", "search", "--space", "darts", "--method", run.method, "--seed", "0",
+    ]  # fmt: skip
     assert words[-2:] == ["--out", f"{run.directory}-again"]
-    given = dict(zip(words[4:-2:2], words[5:-2:2], strict=True))
-    options = {"search": SearchOptions, "train": TrainOptions}[run.command]
+    given = dict(zip(words[8:-2:2], words[9:-2:2], strict=True))
+    schema = METHODS[run.method].schema(DARTS_SPACE)
     changes = {
         name.removeprefix("--").replace("-", "_"): type(run.options[name[2:].replace("-", "_")])(v)
         for name, v in given.items()
     }
-    assert options(**changes).to_json() == options.from_json(run.options).to_json()
+    assert schema.compose(**changes).to_json() == schema.from_json(run.options).to_json()
 
 
 def test_commands_of_tuples_and_flags(train_run: Path, tmp_path: Path) -> None:
@@ -148,13 +152,17 @@ def test_commands_of_tuples_and_flags(train_run: Path, tmp_path: Path) -> None:
 
 def test_commands_of_evaluations(train_run: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(train_run, tmp_path / "run"))
-    config = {"command": "evaluate", "options": EvaluateOptions().to_json(), "genotype": {}}
+    options = evaluation_schema(DARTS_SPACE).compose()
+    config = {
+        "command": "evaluate", "options": options.to_json(), "genotype": {},
+        "space": DARTS_SPACE.to_json(),
+    }  # fmt: skip
     for extra, expected in (
         ({}, f"isnas evaluate --genotype {directory}/genotype.json --seed 0"),
         # without --epochs a saved network would only be tested
         (
             {"network": "/a b.pt"},
-            f"isnas evaluate --network '/a b.pt' --seed 0 --epochs {EvaluateOptions().epochs}",
+            f"isnas evaluate --network '/a b.pt' --seed 0 --epochs {options.optimizer.epochs}",
         ),
     ):
         (directory / "config.json").write_text(json.dumps(config | extra))

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from isnas.nasbench201 import NASBENCH201_SPACE
+from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
+from isnas.network import NetworkOptions
+from isnas.operations import BYPASS, OPERATIONS, StridedPointwise, bypassing, convolution
+from isnas.space import DARTS_SPACE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from isnas import GENOTYPES, PRIMITIVES, build_network, build_supernet
-from isnas.nasbench201 import NASBENCH201_SPACE
-from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
-from isnas.network import NetworkOptions
-from isnas.operations import BYPASS, OPERATIONS, StridedPointwise, bypassing, convolution
-from isnas.space import DARTS_SPACE
 
 
 class Convolutions(TorchDispatchMode):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isnas import DARTS_SPACE
+from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 from isnas.spaces.genotype import Genotype
-from isnas.runs.records import RunRecord
-from isnas import DARTS_SPACE
 
 BrokenOff = Callable[..., Path]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -19,14 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from making import IMAGES
 
 import isnas
-
-from making import IMAGES
+from isnas.runs.directory import Run
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
-from isnas.runs.directory import Run
-
 
 SEARCH = dict(
     channels=2,

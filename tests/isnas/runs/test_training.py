@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from making import trainer_of
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 import isnas
-
-from making import trainer_of
 from isnas import cli, commands
+from isnas.runs.training import WeightTrainer as Weights
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
-from isnas.runs.training import WeightTrainer as Weights
 
 
 class Scores(nn.Module):
