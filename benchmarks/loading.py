@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the images")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    processors = decoding._processors()
+    processors = decoding.processors()
     print(
         f"{platform.processor() or platform.machine()}, {processors} processors; Python "
         f"{platform.python_version()}, torch {torch.__version__}, torchvision "
@@ -160,7 +160,7 @@ def main() -> None:
             print(f"\n{title}: {n} files of {kilobytes:.0f} KB, batches of {batch}", flush=True)
             print("  x threads  images/s  ms of processor  workers  way")
             for workers in sorted({1, processors}):
-                decoding._processors = lambda workers=workers: workers
+                decoding.processors = lambda workers=workers: workers
                 makers = ways(Path(name), side, crop, batch, workers)
                 walls: dict[str, list[float]] = {way: [] for way in makers}
                 used: dict[str, list[float]] = {way: [] for way in makers}

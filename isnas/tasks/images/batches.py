@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ...networks.core import CellNetwork
+from ...networks.operations import BatchNorm
 from ...runtime.errors import UserError
 from ...runtime.processes import check_batch_size, part_of, processes, rank
 from ...runtime.randomness import generator
 from .augmentation import Augmentation, normalise
 from .dataset import Dataset
+from .folders import counted
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -90,6 +95,11 @@ class Batches:
     UserError
         If an argument is out of its range, or `cutout` is given without `augment=True`; if parts of
         batches would differ in size, other than those of an incomplete batch.
+
+    Warns
+    -----
+    UserWarning
+        If there are fewer images to draw from than `batch_size`.
     """
 
     def __init__(
@@ -127,12 +137,18 @@ class Batches:
         self.augmentation = dataset.augmentation(cutout) if augment is True else augment or None
         if self._resized and isinstance(self._images, Tensor):
             raise UserError("random parts, resized, need images that are decoded batch by batch")
+        n = len(self.indices)
+        if self.shuffle and batch_size > n:
+            warnings.warn(
+                f"batch_size {batch_size} is larger than the {n} images to draw from: each step takes all {n}",
+                stacklevel=2,
+            )
         drop_last = training if drop_last is None else drop_last
-        complete, rest = divmod(len(self.indices), batch_size)
+        complete, rest = divmod(n, batch_size)
         self._steps = complete + (rest > 0 and (complete == 0 or not drop_last))
         self.part = (rank(), processes()) if part is None else part
         if drop_last:
-            check_batch_size(min(batch_size, len(self.indices)), self.part[1])
+            check_batch_size(min(batch_size, n), self.part[1])
         # Labels are kept beside the images, so that the same indices serve for both.
         self._source = self._images.device if isinstance(self._images, Tensor) else "cpu"
         self._labels = labels.to(self._source)
@@ -144,6 +160,11 @@ class Batches:
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         return self._steps
+
+    @property
+    def fewest(self) -> int:
+        """Number of images in the smallest batch, of all parts together."""
+        return min(self.batch_size, len(self.indices) - (self._steps - 1) * self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch, from step `start` on.
@@ -174,11 +195,14 @@ class Batches:
             # Always drawn on the CPU: the order is the same on every device.
             drawn = generator(self.seed, self.stream, "order", epoch)
             order = order[torch.randperm(len(order), generator=drawn)]
-        fetch = partial(self._fetch, epoch, _sent(order, self._source))
+        fetch = partial(self._fetch, epoch, _to_device(order, self._source))
         in_memory = isinstance(self._images, Tensor)
         fetched = map(fetch, steps) if in_memory else _one_ahead(fetch, steps)
         for step, (images, labels) in zip(steps, fetched, strict=True):
-            yield self._varied(_sent(images, self.device), epoch, step), _sent(labels, self.device)
+            yield (
+                self._varied(_to_device(images, self.device), epoch, step),
+                _to_device(labels, self.device),
+            )
 
     @property
     def _resized(self) -> bool:
@@ -206,6 +230,57 @@ class Batches:
         return self.augmentation(images, drawn, self._mean, self._std, whole=whole, part=part)
 
 
+def check_batches(
+    batches: Batches, network: CellNetwork, size: tuple[int, int], **options: Any
+) -> None:
+    """Check that training on these batches gives every batch norm more than one value of a channel.
+
+    The variance of a single value says nothing, and PyTorch refuses to take it. It is one where a batch, or a process's
+    part of it, is one image and feature maps are one pixel.
+
+    Parameters
+    ----------
+    batches : Batches
+    network : CellNetwork
+        With all operations that may run.
+    size : (int, int)
+        Height and width of an image, in pixels.
+    **options
+        Of the network's forward pass in training, such as ``auxiliary=True``.
+
+    Raises
+    ------
+    UserError
+        When a norm would get one value.
+    """
+    parts = batches.part[1]
+    norms = [each for each in network.modules() if isinstance(each, BatchNorm)]
+    if any(norm.synchronised for norm in norms):
+        parts = 1
+    if batches.fewest // parts != 1 or _smallest_map(network, size, options) != 1:
+        return
+    to = f"each of {parts} processes" if parts > 1 else "a step"
+    raise UserError(
+        f"batch norm would get one value of a channel: batch_size {batches.batch_size} gives {to} one "
+        f"of the {counted(len(batches.indices), 'image')}, and the feature maps of its "
+        f"{size[0]} x {size[1]} pixels shrink to 1 x 1; choose another batch_size or a larger image_size"
+    )
+
+
+@torch.no_grad()
+def _smallest_map(network: CellNetwork, size: tuple[int, int], options: dict[str, Any]) -> int:
+    """Return the number of pixels of the smallest feature map that a batch norm gets; 2 where there is no norm."""
+    shapes = copy.deepcopy(network).to("meta").eval()  # no memory, nothing computed
+    pixels = [2]
+    for norm in shapes.modules():
+        if isinstance(norm, BatchNorm):
+            norm.register_forward_pre_hook(
+                lambda _, inputs: pixels.append(inputs[0].shape[2:].numel())
+            )
+    shapes(shapes.example(size, "meta"), **options)
+    return min(pixels)
+
+
 def _checked_indices(indices: Tensor | None, n: int) -> Tensor:
     """Return the indices on the CPU, by default all `n`; UserError if one is not in range(n)."""
     if indices is None:
@@ -219,7 +294,7 @@ def _checked_indices(indices: Tensor | None, n: int) -> Tensor:
     return indices
 
 
-def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def _to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Return the tensor on `device`, without waiting for a CUDA device."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

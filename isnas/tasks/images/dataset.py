@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .augmentation import Augmentation
-
-
-class Images(Protocol):
-    """A store of N images: a uint8 tensor (N, C, H, W), or what decodes them when asked."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """(N, C, H, W)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return the images at `indices` ((B,) int64) as uint8 (B, C, H, W)."""
+from .decoding import Images
+from .fingerprint import fingerprint_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +25,7 @@ class Dataset:
         Positions in `classes`.
     classes : tuple of str
     mean, std : tuple of float, one per channel
-        Of the training images, with pixel values between 0 and 1.
+        Statistics of the training images, with pixel values between 0 and 1.
     flip : bool
         Whether a mirrored image still belongs to its class.
     cutout : int
@@ -70,20 +59,44 @@ class Dataset:
         """Height and width of an image, in pixels."""
         return self.train_images.shape[2], self.train_images.shape[3]
 
-    def augmentation(self, cutout: int | None = None) -> Augmentation:
+    def augmentation(self, cutout: int | None = None, flip: bool = True) -> Augmentation:
         """Return the usual augmentation of these images.
 
-        Padded crops come from an eighth of the height as padding: 4 pixels for 32 x 32. `cutout`
-        replaces the data set's own side of the square.
+        Padded crops come from an eighth of the height as padding: 4 pixels for 32 x 32.
+
+        Parameters
+        ----------
+        cutout : int, optional
+            Side of the square instead of the data set's own, in pixels; 0: none.
+        flip : bool
+            Whether images may be mirrored, where the data set allows it.
         """
         resized = self.crop == "resized"
         return Augmentation(
             padding=0 if resized else self.size[0] // 8,
-            flip=self.flip,
+            flip=self.flip and flip,
             cutout=self.cutout if cutout is None else cutout,
             resized=resized,
             colour_jitter=self.colour_jitter,
         )
+
+    def fingerprint(self) -> str:
+        """Return a short text that differs where the data do: 16 hexadecimal digits, computed once.
+
+        It is a hash of the names of the classes, of the labels, and of all pixels of images in memory. Of images that
+        are decoded when asked, it takes their paths below the folder, their sizes and some bytes of up to 100,000
+        files. It depends neither on where a folder lies nor on the times of its files.
+
+        Raises
+        ------
+        UserError
+            If a file cannot be read.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self)
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data set with labels and images on `device`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from ...runtime.errors import UserError
-from .dataset import Dataset, Images
-from .decoding import LazyImages, decode, decode_readable
-from .folders import HELD_OUT_FOLDERS, Paths, Split, scan
+from .dataset import Dataset
+from .decoding import MODES, Colour, Images, LazyImages, decode, shape_of
+from .folders import LAYOUT, Split, find_images, printable, warn_of_oddities
 from .statistics import channel_statistics, spread
 
 NAMES = ("digits", "cifar10", "cifar100")
 CROPS = ("pad", "resized")
 CORRUPT = ("refuse", "skip")
+LARGEST_DEFAULT_SIZE = 64
+"""Largest side in pixels that a folder's images get where none is given."""
 
 
 def load_dataset(
@@ -31,45 +34,67 @@ def load_dataset(
     image_size: int | None = None,
     memory_budget: int = 4 * 2**30,
     crop: str = "pad",
+    colour: Colour = "rgb",
     colour_jitter: float = 0.0,
+    flip: bool = True,
     corrupt: str = "refuse",
+    split: float | None = None,
+    split_seed: int = 0,
     test_only: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a folder of images.
+
+    A folder has torchvision's ImageFolder layout. That is `train/CLASS/*` with the held-out images
+    in `test/CLASS/*` or, where there is no `test`, in `val`, `validation` or `valid`. Where both
+    are there, `test` is the test data and the validation folder is left alone. Where none is, or
+    the folder holds the classes' folders itself (`CLASS/*`), `split` divides the images.
+
+    Files are images by their endings (`isnas.tasks.images.folders.KINDS`), at any depth in a
+    class's folder. Others are left out, and so are hidden and system entries (`.name`,
+    `__MACOSX`); one warning says how many. Links are followed; a file that is reached in several
+    ways counts once. Of an animation the first picture is taken. Images are turned as their
+    orientation tags say. What is transparent becomes white.
 
     Parameters
     ----------
     name : str
         "digits" (scikit-learn's 8 x 8 handwritten digits, part of that package: 1,437 to train,
-        360 to test, always the same ones), "cifar10", "cifar100", or the path of a directory in
-        torchvision's ImageFolder layout. That is `train/CLASS/*` with the held-out images in
-        `test/CLASS/*` or, where there is no `test`, in `val`, `validation` or `valid`. Where both
-        are there, `test` is the test data and the validation folder is left alone.
+        360 to test, always the same ones), "cifar10", "cifar100", or the path of a folder.
     root : str or Path
         Where CIFAR is kept, as torchvision keeps it.
     download : bool
         Whether to fetch CIFAR if it is not there.
     image_size : int, optional
-        Side of the square images that are made of a folder's: RGB, the centred square of each,
-        resized by antialiased bilinear interpolation unless it has that size already. The default
-        is the median shorter side of some of the training images, but at most 64. Orientation
-        tags are not applied.
+        Side of the square images that are made of a folder's: the centred square of each, resized
+        by antialiased bilinear interpolation unless it has that size already. The default is the
+        median shorter side of some of the training images, but at most 64.
     memory_budget : int
         In bytes. A folder that would take more, decoded, is decoded batch by batch instead.
     crop : {"pad", "resized"}
         How a folder's images become squares. "pad" is as said under `image_size`, and training
         crops them after padding (CIFAR's way). "resized" is ImageNet's way: training takes random
-        parts of the original images, resized (`isnas.tasks.images.augmentation.random_part`), the test their
-        centre: 7/8 of the shorter side. Then all images are decoded batch by batch, and there is
-        no cut-out unless asked for.
+        parts of the original images, resized (`isnas.tasks.images.augmentation.random_part`), the
+        test their centre: 7/8 of the shorter side. Then all images are decoded batch by batch, and
+        there is no cut-out unless asked for.
+    colour : {"rgb", "grey"}
+        Whether a folder's images have three channels, or one of grey (luma, ITU-R BT.601).
     colour_jitter : float
         Largest relative change of brightness, contrast and saturation in training; that of the
-        hue is half as much, in turns of the colour circle. 0: none. It needs crop="resized".
+        hue is half as much, in turns of the colour circle. 0: none. It needs crop="resized". Grey
+        images have no saturation and hue.
+    flip : bool
+        Whether training images may be mirrored left to right, half of them at random. Mirrored
+        text, arrows or digits are other things: digits are never mirrored.
     corrupt : {"refuse", "skip"}
         What to do with a folder's images that cannot be decoded. "skip" warns of each once, by its
         path, and leaves it out; where images are decoded batch by batch, the next readable one of
         its class (the first after the last) stands in for it. Files that the system cannot read
         are refused in either case.
+    split : float, optional
+        Share of the images to train on, between 0 and 1, in each class, where a folder holds none
+        out for the test; the others are held out. Which ones these are depends on `split_seed` and
+        on the files' paths below the folder.
+    split_seed : int
     test_only : bool
         Whether only the test images are wanted. Then a folder's training images are not looked
         for, but for their size where `image_size` is not given: there are none in the data set,
@@ -78,36 +103,57 @@ def load_dataset(
     Returns
     -------
     Dataset
-        On the CPU.
+        On the CPU. The cut-out square (`Dataset.augmentation`) of a folder's images has half their
+        side, where they are not cropped by "resized".
 
     Raises
     ------
     UserError
         If there is no such data set; CIFAR is missing, damaged or cannot be fetched; or the folder
         is not as described: a split or its classes missing, a class empty, a single class, classes
-        that differ between the splits, an image that cannot be read. A folder that is decoded
-        batch by batch shows the last of these only when the image is used.
+        that differ between the splits, a file that is in two classes by links, broken links,
+        images that cannot be read. A folder that is decoded batch by batch shows the last of these
+        only when the image is used.
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size must be 1 or more pixels, got {image_size}")
-    for option, value, allowed in (("crop", crop, CROPS), ("corrupt", corrupt, CORRUPT)):
+    for option, value, allowed in (
+        ("crop", crop, CROPS),
+        ("corrupt", corrupt, CORRUPT),
+        ("colour", colour, tuple(MODES)),
+    ):
         if value not in allowed:
             raise UserError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
     if colour_jitter and crop != "resized":
         raise UserError(f"colour_jitter={colour_jitter} needs crop='resized', got crop={crop!r}")
     if name in NAMES:
-        if crop != "pad":
-            raise UserError(f"crop {crop!r} is for folders of images, got {name}")
+        for option, value, default in (
+            ("crop", crop, "pad"),
+            ("colour", colour, "rgb"),
+            ("split", split, None),
+        ):
+            if value != default:
+                raise UserError(f"{option} {value!r} is for folders of images, got {name}")
         dataset = _digits() if name == "digits" else _cifar(name, Path(root), download)
         if image_size not in (None, dataset.size[0]):
             raise UserError(
                 f"image_size is for folders of images: those of {name} are "
                 f"{dataset.size[0]} x {dataset.size[1]}, got {image_size}"
             )
-        return dataset
-    return _folder(
-        name, image_size, memory_budget, crop, colour_jitter, corrupt == "skip", test_only
-    )
+    else:
+        dataset = _folder(
+            name,
+            image_size=image_size,
+            memory_budget=memory_budget,
+            crop=crop,
+            colour=colour,
+            colour_jitter=colour_jitter,
+            skip=corrupt == "skip",
+            split=split,
+            split_seed=split_seed,
+            test_only=test_only,
+        )
+    return replace(dataset, flip=dataset.flip and flip)
 
 
 def _digits() -> Dataset:
@@ -181,49 +227,33 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
 
 def _folder(
     name: str,
+    *,
     image_size: int | None,
     memory_budget: int,
     crop: str,
+    colour: Colour,
     colour_jitter: float,
     skip: bool,
+    split: float | None,
+    split_seed: int,
     test_only: bool,
 ) -> Dataset:
-    place = Path(name).expanduser()
-    layout = f"train/CLASS/* and {'/, '.join(HELD_OUT_FOLDERS[:-1])}/ or {HELD_OUT_FOLDERS[-1]}/"
-    if not place.is_dir():
-        problem = "not a directory" if place.exists() else "no such data set or directory"
-        raise UserError(
-            f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {layout}"
-        )
-    needs_train = not test_only or image_size is None
-    if needs_train and not (place / "train").is_dir():
-        raise UserError(f"no folder {place / 'train'}: expected {layout} under {place}")
-    held_out = next((each for each in HELD_OUT_FOLDERS if (place / each).is_dir()), None)
-    if held_out is None:
-        raise UserError(f"no held-out images in {place}: expected {layout} there")
-    test = scan(place / held_out)
-    train = scan(place / "train") if needs_train else test
-    if train.classes != test.classes:
-        different = sorted(set(train.classes) ^ set(test.classes))
-        shown = ", ".join(different[:5]) + (", ..." if len(different) > 5 else "")
-        raise UserError(
-            f"{place / 'train'} and {place / held_out} must have the same classes; "
-            f"in one only: {shown}"
-        )
-    if len(train.classes) < 2:
-        raise UserError(
-            f"{train.place} has one class only ({train.classes[0]}): expected 2 or more"
-        )
-    if image_size is None:
-        image_size = min(64, _median_side(train.paths, skip))
-    if test_only:
-        train = replace(train, paths=Paths(place), counts=(0,) * len(train.classes))
-    images = len(train.paths) + len(test.paths)
-    lazy = crop == "resized" or images * 3 * image_size**2 > memory_budget
-    (train_images, train_labels), (test_images, test_labels) = (
-        _read(split, image_size, crop, lazy, skip) for split in (train, test)
+    place = folder_named(name)
+    train, test = find_images(
+        place, split=split, seed=split_seed, needs_train=not test_only or image_size is None
     )
-    mean, std = ((0.0,) * 3, (1.0,) * 3) if test_only else channel_statistics(train_images)
+    warn_of_oddities(name, train, test)
+    if image_size is None:
+        image_size = default_size(train.paths)
+    if test_only:
+        train = train.empty()
+    lazy = is_lazy(len(train.paths) + len(test.paths), image_size, colour, crop, memory_budget)
+    (train_images, train_labels), (test_images, test_labels) = (
+        _read(part, image_size, crop, colour, lazy, skip) for part in (train, test)
+    )
+    channels = train_images.shape[1]
+    none = (0.0,) * channels, (1.0,) * channels
+    mean, std = none if test_only else channel_statistics(train_images)
     return Dataset(
         name=name,
         train_images=train_images,
@@ -240,36 +270,52 @@ def _folder(
     )
 
 
+def folder_named(name: str) -> Path:
+    """Return the folder of this path; UserError where there is none."""
+    place = Path(name).expanduser()
+    if not place.is_dir():
+        problem = "not a directory" if place.exists() else "no such data set or directory"
+        raise UserError(
+            f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
+        )
+    return place
+
+
+def is_lazy(images: int, size: int, colour: Colour, crop: str, memory_budget: int) -> bool:
+    """Return whether so many images are decoded batch by batch."""
+    decoded = images * math.prod(shape_of(size, colour))
+    return crop == "resized" or decoded > memory_budget
+
+
+def default_size(paths: Sequence[str]) -> int:
+    """Return the median shorter side of up to 100 readable images, taken at even distances, but at most 64."""
+    sides = []
+    for i in spread(len(paths), 100).tolist():
+        try:
+            with Image.open(paths[i]) as image:  # reads no more than the header
+                sides.append(min(image.size))
+        except Exception:  # who decodes it says what is wrong with it, and with all others
+            continue
+    if not sides:
+        raise UserError(
+            f"none of the images that were tried can be read, {printable(paths[0])} among them"
+        )
+    return min(LARGEST_DEFAULT_SIZE, sorted(sides)[len(sides) // 2])
+
+
 def _read(
-    split: Split, image_size: int, crop: str, lazy: bool, skip: bool
+    split: Split, image_size: int, crop: str, colour: Colour, lazy: bool, skip: bool
 ) -> tuple[Images, Tensor]:
     """Return a split's images and labels."""
     counts = torch.tensor(split.counts)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     if lazy:
         starts = tuple((counts.cumsum(0) - counts).tolist()) if skip else None
-        return LazyImages(split.paths, image_size, crop, starts), labels
-    if not skip:
-        return decode(split.paths, image_size), labels
-    images, kept = decode_readable(split.paths, image_size)
+        return LazyImages(split.paths, image_size, crop, starts, colour), labels
+    images, kept = decode(split.paths, image_size, colour=colour, skip=skip)
     labels = labels[kept]
     left = labels.bincount(minlength=len(counts))
     for each, before, after in zip(split.classes, split.counts, left.tolist(), strict=True):
         if before and not after:
-            raise UserError(f"no readable images in {split.place / each}")
+            raise UserError(f"no readable images in {printable(split.place / each)}")
     return images, labels
-
-
-def _median_side(paths: Sequence[str], skip: bool) -> int:
-    """Return the median shorter side of up to 100 of the images, taken at even distances."""
-    sides = []
-    for i in spread(len(paths), 100).tolist():
-        try:
-            with Image.open(paths[i]) as image:  # reads no more than the header
-                sides.append(min(image.size))
-        except Exception as error:
-            if not skip:
-                raise UserError(f"not a readable image: {paths[i]}") from error
-    if not sides:
-        raise UserError(f"none of the images that were tried can be read, {paths[0]} among them")
-    return sorted(sides)[len(sides) // 2]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dataset import Images
+from .decoding import Images
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of pixel values between 0 and 1.
 
-    Of all images in memory, or of 2,000 at even distances of those that have to be decoded.
+    They are those of all images in memory, or of 2,000 at even distances of those that have to be decoded.
     A constant channel gets the standard deviation 1, so that dividing by it is harmless.
     """
     pixels = images if isinstance(images, Tensor) else images[spread(len(images), 2000)]
@@ -30,4 +30,4 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 def spread(n: int, most: int) -> Tensor:
     """Return up to `most` positions of `range(n)` at even distances."""
     count = min(n, most)
-    return torch.arange(count) * n // count
+    return torch.arange(count) * n // count if count else torch.arange(0)

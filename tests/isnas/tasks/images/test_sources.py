@@ -223,6 +223,7 @@ def test_folders_that_are_not_as_described_are_refused(tmp_path):
     alone = make_folder(tmp_path / "alone", splits=("train",))
     message = refusal(alone)
     assert f"no held-out images in {alone}" in message and "test/, val/, validation/" in message
+    assert "--split 0.8" in message
 
     flat = make_folder(tmp_path / "flat", splits=("train",))
     (flat / "val").mkdir()
@@ -233,12 +234,13 @@ def test_folders_that_are_not_as_described_are_refused(tmp_path):
         path.rename(path.with_suffix(".txt"))
     message = refusal(hollow)
     assert f"no images in {hollow / 'test' / 'dog'}" in message and ".png" in message
+    assert "found 3 files of other kinds (3 .txt)" in message
 
     other = make_folder(tmp_path / "other", splits=("train",))
     make_folder(other, splits=("val",), classes=("cat", "fox"))
     message = refusal(other)
     assert str(other / "train") in message and str(other / "val") in message
-    assert "dog, fox" in message
+    assert message.endswith("val lacks dog; train lacks fox")
 
     single = make_folder(tmp_path / "single", classes=("cat",))
     assert "one class only (cat)" in refusal(single)
@@ -336,13 +338,13 @@ def test_a_file_that_the_system_cannot_read_is_never_skipped(tmp_path, budget):
     path.unlink()
     path.symlink_to(tmp_path / "gone")
     message = refusal(tmp_path, image_size=8, memory_budget=budget, corrupt="skip")
-    assert str(path) in message and "No such file" in message
+    assert f"1 broken link in {tmp_path / 'train'}: {path} (to {tmp_path / 'gone'})" in message
 
 
 def test_the_default_size_is_that_of_the_readable_images(tmp_path):
     make_folder(tmp_path, size=(9, 9))
     (tmp_path / "train" / "cat" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"cat.0\.png \(unknown format\): left out"):
+    with pytest.warns(UserWarning, match=r"cat.0\.png \(empty file\): left out"):
         assert load_dataset(str(tmp_path), corrupt="skip").size == (9, 9)
     for path in Path(tmp_path).glob("*/*/*"):
         path.write_bytes(b"")
@@ -361,3 +363,114 @@ def test_old_files_spelling_of_dtypes_is_not_a_warning(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", warn)
     assert "--download" in refusal("cifar10", root=tmp_path)
+
+
+# Options of folders
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    make_folder(tmp_path, size=(9, 9))
+    for budget in (0, 2**30):
+        rgb, grey = (
+            load_dataset(str(tmp_path), colour=colour, memory_budget=budget)
+            for colour in ("rgb", "grey")
+        )
+        assert grey.channels == 1 and len(grey.mean) == len(grey.std) == 1
+        everything = torch.arange(6)
+        for i, pixels in enumerate(rgb.train_images[everything]):
+            expected = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L")
+            assert np.array_equal(grey.train_images[everything][i, 0], expected)
+        values = grey.train_images[everything].double() / 255
+        assert grey.mean == pytest.approx([values.mean().item()], rel=1e-12)
+        batch, _ = next(Batches(grey, batch_size=4).epoch(0))
+        assert batch.shape == (4, 1, 9, 9)
+    assert load_dataset(str(tmp_path), image_size=9, colour="grey", test_only=True).channels == 1
+
+
+def test_random_parts_of_grey_images_are_varied(tmp_path):
+    make_folder(tmp_path, size=(40, 30))
+    options = {"image_size": 8, "crop": "resized", "colour": "grey"}
+    images = load_dataset(str(tmp_path), colour_jitter=0.4, **options).train_images
+    plain, varied = (images.parts(torch.arange(6), jitter, 3) for jitter in (0.0, 0.4))
+    assert plain.shape == varied.shape == (6, 1, 8, 8) and not torch.equal(plain, varied)
+
+
+def test_flips_can_be_switched_off(tmp_path):
+    make_folder(tmp_path)
+    assert load_dataset(str(tmp_path)).augmentation().flip
+    assert not load_dataset(str(tmp_path)).augmentation(flip=False).flip
+    assert not load_dataset(str(tmp_path), flip=False).augmentation().flip
+    assert not load_dataset(str(tmp_path), flip=False).augmentation(flip=True).flip
+    assert not load_dataset("digits", flip=True).augmentation(flip=True).flip
+
+
+# Division
+
+
+def contents(dataset, split):
+    images = getattr(dataset, f"{split}_images")[
+        torch.arange(len(getattr(dataset, f"{split}_labels")))
+    ]
+    labels = getattr(dataset, f"{split}_labels")
+    return {(int(y), x.numpy().tobytes()) for x, y in zip(images, labels, strict=True)}
+
+
+@pytest.mark.parametrize("layout", ["train", "."])
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_a_folder_without_test_images_is_divided(tmp_path, layout, budget):
+    made = make_folder(tmp_path / "made", splits=(layout,), each=10)
+    options = {"split": 0.8, "memory_budget": budget}
+    dataset = load_dataset(str(made), **options)
+    assert dataset.train_labels.tolist() == [0] * 8 + [1] * 8
+    assert dataset.test_labels.tolist() == [0] * 2 + [1] * 2
+    train, test = contents(dataset, "train"), contents(dataset, "test")
+    assert len(train) == 16 and len(test) == 4 and not train & test
+    assert dataset.classes == ("cat", "dog")
+
+    moved = made.rename(tmp_path / "moved")
+    again = load_dataset(str(moved), **options)
+    assert torch.equal(again.test_labels, dataset.test_labels)
+    assert contents(again, "test") == test and again.fingerprint() == dataset.fingerprint()
+    other = load_dataset(str(moved), split_seed=1, **options)
+    assert contents(other, "test") != test and other.fingerprint() != dataset.fingerprint()
+    only = load_dataset(str(moved), test_only=True, image_size=8, **options)
+    assert contents(only, "test") == test and len(only.train_labels) == 0
+
+
+def test_how_to_divide_a_folder_is_said(tmp_path):
+    flat = make_folder(tmp_path / "flat", splits=(".",))
+    assert "--split 0.8" in refusal(flat)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "--split" not in refusal(empty)
+    whole = make_folder(tmp_path / "whole")
+    message = refusal(whole, split=0.8)
+    assert f"there is {whole / 'test'}" in message
+    assert "split 0.8 is for folders of images, got digits" in refusal("digits", split=0.8)
+    for split in (0.0, 1.0, -1.0, 80.0, float("nan")):
+        assert f"got {split:g}" in refusal(flat, split=split)
+    for path in list((flat / "dog").iterdir())[1:]:
+        path.unlink()
+    assert "class dog of" in refusal(flat, split=0.8)
+
+
+# What is left out
+
+
+def test_what_is_left_out_is_said_in_one_line(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "train" / ".thumbs").mkdir()
+    picture(0).save(tmp_path / "train" / ".thumbs" / "0.png")
+    (tmp_path / "test" / ".DS_Store").write_bytes(b"")
+    for name in ("a.txt", "b.TXT", "c.heic", "README"):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"")
+    picture(0).save(tmp_path / "train" / "beside.png")
+    whole = "left out 2 hidden or system entries, 4 files of other kinds (2 .txt, "
+    with pytest.warns(UserWarning) as caught:
+        dataset = load_dataset(str(tmp_path))
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(f"{tmp_path}: {whole}") and "1 .heic" in message
+    assert "1 without an ending" in message and "1 image outside the classes' folders" in message
+    assert ".gif .jfif" in message and "\n" not in message
+    assert dataset.classes == ("cat", "dog") and len(dataset.train_labels) == 6
