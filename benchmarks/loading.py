@@ -37,8 +37,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from isnas import data
 from isnas.runtime.randomness import seed_of
+from isnas.tasks import images as data
 from isnas.tasks.images import Batches, load_dataset
 
 CLASSES = 10

@@ -409,7 +409,7 @@ class TestMistakes:
         )
         assert chosen(["all"], DARTS_SPACE) == tuple(METHODS)
         with pytest.raises(
-            UserError, match="no method is called 'nas'.*; there are ista-two-stage,"
+            UserError, match=r"no method is called 'nas'.*; there are ista-two-stage,"
         ):
             chosen(["nas"], DARTS_SPACE)
 

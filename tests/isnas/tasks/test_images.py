@@ -21,6 +21,7 @@ from torchvision.transforms import functional as TF
 
 from isnas.runtime.errors import UserError
 from isnas.runtime.randomness import generator, seed_of
+from isnas.tasks import images
 from isnas.tasks.augmentation import Augmentation, normalise, random_part
 from isnas.tasks.images import (
     Batches,
@@ -374,7 +375,7 @@ def test_files_are_those_of_torchvisions_image_folder_in_its_order(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "train" / "a" / "more").symlink_to(tmp_path / "linked", target_is_directory=True)
     expected = torchvision.datasets.ImageFolder(tmp_path / "train")
-    found = data._scanned(tmp_path / "train")
+    found = images._scanned(tmp_path / "train")
     assert list(found.paths) == [path for path, _ in expected.samples]
     assert list(found.classes) == expected.classes == ["10", "a", "b"]
     assert found.counts == tuple(np.bincount(expected.targets)) == (1, 4, 4)
@@ -487,8 +488,10 @@ def test_large_jpegs_are_shrunk_by_their_decoder_with_little_loss(tmp_path, monk
     path = tmp_path / "large.jpg"
     photograph(0, (1200, 900)).save(path, quality=95)
     sizes = []
-    original = data._rgb
-    monkeypatch.setattr(data, "_rgb", lambda image: (sizes.append(image.size), original(image))[1])
+    original = images._rgb
+    monkeypatch.setattr(
+        images, "_rgb", lambda image: (sizes.append(image.size), original(image))[1]
+    )
 
     def parts():
         images = LazyImages([str(path)], 64, "resized")
@@ -497,7 +500,7 @@ def test_large_jpegs_are_shrunk_by_their_decoder_with_little_loss(tmp_path, monk
 
     drafted = parts()
     assert {(600, 450), (300, 225)} <= set(sizes)  # beside parts of the original
-    monkeypatch.setattr(data, "DRAFT_MARGIN", float("inf"))
+    monkeypatch.setattr(images, "DRAFT_MARGIN", float("inf"))
     whole = parts()
     assert not torch.equal(drafted, whole)
     assert (drafted - whole).abs().mean() < 1 and (drafted - whole).abs().max() < 32
