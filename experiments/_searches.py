@@ -89,7 +89,11 @@ def run_search(
     """Search in a run directory, or go on there, and return what `finish` makes of the search that has ended."""
 
     def parts(job: Job, run: Any, data: Dataset, device: torch.device) -> list[Part]:
-        return [Part("search", lambda results: build_search(method, options, data, device), finish)]
+        def ended(search: Search) -> dict[str, Any]:
+            write_genotype(run, search.genotype())
+            return finish(search)
+
+        return [Part("search", lambda results: build_search(method, options, data, device), ended)]
 
     job = Job("search", DARTS_SPACE, task_of(DARTS_SPACE), options, {"method": method}, parts)
     return run_or_resume(job, out).results["search"]

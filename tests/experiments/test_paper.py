@@ -311,7 +311,7 @@ def test_paper_scales_have_the_published_settings() -> None:
     assert (optimizer.batch_size, optimizer.epochs, optimizer.warm_up_epochs) == (1024, 250, 5)
     assert (optimizer.learning_rate, optimizer.schedule) == (0.5, "linear")
     assert (optimizer.weight_decay, network.stem) == (3e-5, "imagenet")
-    assert options.regularization.label_smoothing == 0.1
+    assert optimizer.label_smoothing == 0.1
     values = options.to_json()
     other = module_of("imagenet_transfer").SCALES["paper"].options.to_json()
     assert other == {name: values[name] for name in other}
