@@ -231,15 +231,13 @@ def lasso_path(
     path = follow(problem, max_steps=MAX_ITER["homotopy"], record=True)
     levels = np.array([level for level, _ in path.knots])
     z = np.stack([z for _, z in path.knots])
-    every = problem[np.zeros(len(z), dtype=int)]
+    every = problem[np.zeros(len(z), dtype=int)].at(levels)
+    z, gap = _polished(every, z, 1e-8, all_of_them=True)
     lams = times_power(levels, every.lam_exponent)
     if not (np.isfinite(lams) & ((lams > 0) | (levels == 0))).all():
         raise ValueError("the path's penalties are beyond numbers: bring A and b to another scale")
     answers = in_callers_units(z, every.exponent, batch.dtype)
-    gap = relative_gap(every.at(levels), z)
-    # Rounding of the residual, relative to lam, bounds what the gap can show.
-    rounding = 1e-13 * levels[0] / np.maximum(levels, 1e-300)
-    inexact = gap > np.where(levels > 0, np.maximum(1e-8, rounding), 1e-8)
+    inexact = gap > 1e-8
     if not path.finished.all() or inexact.any():
         warnings.warn(
             f"{inexact.sum()} of {len(levels)} knots, down to lam = {lams[-1]:.1e} of the wanted "

@@ -68,11 +68,12 @@ class Problem:
         """The problem of the caller's A (p, m, n), b (p, m) and lam (p,)."""
         peak = np.abs(A).max(1)
         columns = exponent(peak)
-        largest = np.where(peak > 0, columns, -9999).max(1)
+        largest = np.where(peak > 0, columns, -9999).max(1, keepdims=True)
         largest[~peak.any(1)] = 0
+        columns = np.where(peak > 0, columns, largest)
         f = exponent(np.abs(b).max(1))
-        ratio = np.where(peak > 0, largest[:, None] - columns, 0)
-        small = times_power(lam, -largest - f)
+        ratio = largest - columns
+        small = times_power(lam, -largest[:, 0] - f)
         enough = np.where(ratio.max(1) > LARGEST_WEIGHT, 1e-270, TINY)
         return cls(
             A=times_power(A, -columns[:, None]),
@@ -82,7 +83,7 @@ class Problem:
             non_negative=non_negative,
             exponent=f[:, None] - columns,
             b_exponent=f,
-            lam_exponent=largest + f,
+            lam_exponent=largest[:, 0] + f,
             certifiable=(lam == 0) | (small >= enough),
         )
 
