@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isnas import DARTS_SPACE, METHODS
-from isnas.commands.run import Job
+from isnas.commands.run import Job, write_genotype
 from isnas.comparison.trials import run_or_resume
 from isnas.runs.loop import Part
 from isnas.runtime.errors import UserError

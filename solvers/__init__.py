@@ -16,7 +16,7 @@ instead of magnitude, take `non_negative` for the minimum over z >= 0.
 This package knows nothing of networks.
 """
 
-from sklearn.exceptions import ConvergenceWarning
+from typing import TYPE_CHECKING, Any
 
 from ._best_subset import MOST_SUPPORTS, BestSubset, best_subset
 from ._lasso import duality_gap, lasso, lasso_path
@@ -25,6 +25,9 @@ from ._result import Knot, LassoResult, SparseResult
 from ._soft_threshold import soft_threshold
 from ._sparsest import sparsest
 from ._truncate import truncate
+
+if TYPE_CHECKING:
+    from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
     "MOST_SUPPORTS",
@@ -43,3 +46,12 @@ __all__ = [
     "sparsest",
     "truncate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import scikit-learn's warning when it is asked for: a second that few need."""
+    if name == "ConvergenceWarning":
+        from sklearn.exceptions import ConvergenceWarning
+
+        return ConvergenceWarning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ._active_set import finish
@@ -131,6 +130,8 @@ def lasso(
     gap[~(np.abs(answer) <= torch.finfo(batch.dtype).max).all(1)] = np.inf
     converged = gap <= tol
     if not converged.all():
+        from sklearn.exceptions import ConvergenceWarning  # a second, and hardly ever needed
+
         warnings.warn(
             f"{(~converged).sum()} of {len(gap)} problems did not converge in "
             f"max_iter = {max_iter} iterations of {method}: the worst relative duality gap is "
@@ -239,6 +240,8 @@ def lasso_path(
     answers = in_callers_units(z, every.exponent, batch.dtype)
     inexact = gap > 1e-8
     if not path.finished.all() or inexact.any():
+        from sklearn.exceptions import ConvergenceWarning
+
         warnings.warn(
             f"{inexact.sum()} of {len(levels)} knots, down to lam = {lams[-1]:.1e} of the wanted "
             f"{lam[0]:.1e}, are not exact: the worst relative duality gap is {gap.max():.1e}, "

@@ -129,6 +129,11 @@ class OneStageTraining(SupernetSearch):
         return feed, None
 
     @classmethod
+    def check(cls, setting: Setting) -> None:
+        super().check(setting)
+        SparseCode(setting.space, setting.options.code, seed=setting.options.runtime.seed)
+
+    @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         return {"code": SparseCodeOptions, "regularization": task.regularization_options}
 

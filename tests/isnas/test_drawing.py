@@ -32,7 +32,7 @@ from isnas.drawing import (
 )
 from isnas.runtime.errors import UserError
 from isnas.spaces.base import Place, Space
-from isnas.spaces.darts import PRIMITIVES
+from isnas.spaces.darts import DARTS_SPACE, PRIMITIVES
 from isnas.spaces.genotype import CellGenotype, Edge, Genotype
 
 Box = tuple[float, float, float, float]
@@ -208,7 +208,7 @@ def ragged_genotype(space: Space, generator: torch.Generator) -> Genotype:
     for kind, cell in Genotype.from_places(places, space).cells:
         concat = tuple(state for state in cell.concat[:-1] if whole(3)) + cell.concat[-1:]
         cells.append((kind, CellGenotype(cell.nodes, concat, cell.inputs)))
-    return Genotype(tuple(cells))
+    return Genotype(space, tuple(cells))
 
 
 @pytest.mark.parametrize("width", [None, 3.4, 7.0])
@@ -249,7 +249,7 @@ def test_strange_cells() -> None:
     late = CellGenotype(
         ((), (Edge("zoom", 0),), (Edge("zoom", 2),), (Edge("zoom", 3), Edge("zoom", 1))), (4,), 1
     )
-    genotype = Genotype((("unread", unread), ("empty", empty), ("late", late)))
+    genotype = Genotype(DARTS_SPACE, (("unread", unread), ("empty", empty), ("late", late)))
     check(draw_cells(genotype), genotype)
     ax = draw_cells(genotype).axes[0]
     dashed = [
