@@ -135,7 +135,8 @@ class OneStageTraining(SupernetSearch):
     @classmethod
     def check(cls, setting: Setting) -> None:
         super().check(setting)
-        SparseCode(setting.space, setting.options.code, seed=setting.options.runtime.seed)
+        setting.options.code.lengths(setting.space)
+        setting.options.code.places(setting.space)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:

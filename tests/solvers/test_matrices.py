@@ -58,7 +58,10 @@ def test_the_generator_decides(kind):
     [
         ((0, 3), "m must be a positive integer, got 0"),
         ((3, 2.5), "n must be a positive integer, got 2.5"),
-        ((3, 3, "sparse"), "kind must be one of gaussian, uniform, orthogonal, got 'sparse'"),
+        (
+            (3, 3, "sparse"),
+            "kind must be one of gaussian, uniform, orthogonal, balanced, got 'sparse'",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -397,7 +397,6 @@ class TestOptions:
             ("lam", float("inf")),
             ("lam", "small"),
             ("lam", None),
-            ("init_scale", 0.0),
             ("init_scale", -1.0),
             ("init_scale", float("nan")),
             ("init_scale", float("inf")),

@@ -48,10 +48,8 @@ EARLIER = {
 @pytest.mark.parametrize("name", ["darts", "nasbench201"])
 def test_a_network_comes_back(name: str, tmp_path: Path) -> None:
     shape = {"channels": 2, "cells": 3, "classes": 4}
-    if name == "darts":
-        genotype = GENOTYPES["DARTS_V2"]
-    else:
-        genotype = Genotype.parse(CELL, NASBENCH201_SPACE)
+    given = {"darts": GENOTYPES["DARTS_V2"], "nasbench201": Genotype.parse(CELL, NASBENCH201_SPACE)}
+    genotype = given[name]
     network = build_network(genotype, seed=1, **shape).eval()
     save_network(network, tmp_path / "network.pt")
     again = load_network(tmp_path / "network.pt")
