@@ -189,13 +189,14 @@ class _Best:
         ||b - A z||.
     columns : array of shape (p, k, s)
         Ascending; n where there are fewer than s columns.
-    z : array of shape (p, k, s)
-        The coefficients of these columns.
+    basis, triangle : arrays of shape (p, k, s, m), (p, k, s, s)
+        Factors of these columns.
     """
 
     distance: Array
     columns: Array
-    z: Array
+    basis: Array
+    triangle: Array
 
 
 class _Search:
@@ -267,8 +268,7 @@ class _Search:
         unit = exponent(np.abs(batch.b).max(1))[order].reshape(p, -1)
         b = times_power(batch.b[order].reshape(*unit.shape, -1), -unit[:, :, None])
         best = self._search(b)
-        z = np.zeros((*unit.shape, n + 1))
-        np.put_along_axis(z, best.columns, best.z, 2)
+        z = self._fit(b, best)
         scale = unit[:, :, None] - self._exponent[:, None, :n]
         z = in_callers_units(z[:, :, :n], scale, batch.dtype)
         # Of z as it is returned, to the last digits.
@@ -287,12 +287,13 @@ class _Search:
 
     def _search(self, b: Array) -> _Best:
         """The best fits to b (p, k, m)."""
-        p, k, _ = b.shape
+        p, k, m = b.shape
         s = int(self._sizes.max())
         best = _Best(
             distance=np.full((p, k), np.inf),
             columns=np.full((p, k, s), self._exists.shape[1]),
-            z=np.zeros((p, k, s)),
+            basis=np.zeros((p, k, s, m)),
+            triangle=np.zeros((p, k, s, s)),
         )
         margin = TIED * np.sqrt((b**2).sum(2))
         for supports in self._factorised() if self._kept is None else self._kept:
@@ -322,11 +323,23 @@ class _Search:
         i, j = better.nonzero()
         first = first[i, j]
         at = problems[i], j + some.start
-        a = self._columns[at[0][:, None], columns[first]]
-        z = fit(a, b[at], basis[i, first], triangle[i, first])
         best.distance[at] = nearest[i, j]
-        best.columns[(*at, slice(s))] = columns[first]
-        best.z[(*at, slice(s))] = np.maximum(z, 0) if self._non_negative else z
+        at = (*at, slice(s))
+        best.columns[at] = columns[first]
+        best.basis[at] = basis[i, first]
+        best.triangle[(*at, slice(s))] = triangle[i, first]
+
+    def _fit(self, b: Array, best: _Best) -> Array:
+        """The coefficients (p, k, n + 1) of the best fits."""
+        p, k, s = best.columns.shape
+        a = np.take_along_axis(self._columns[:, None], best.columns[:, :, :, None], 2)
+        flat = (x.reshape(p * k, *x.shape[2:]) for x in (a, b, best.basis, best.triangle))
+        coefficients = fit(*flat).reshape(p, k, s)
+        if self._non_negative:
+            coefficients = np.maximum(coefficients, 0)
+        z = np.zeros((p, k, self._columns.shape[1]))
+        np.put_along_axis(z, best.columns, coefficients, 2)
+        return z
 
     def _rest(self, b: Array, z: Array) -> Array:
         """The residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""
