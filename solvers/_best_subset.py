@@ -87,7 +87,7 @@ def best_subset(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, s is out of range, or there
         are more than 5 million supports to try.

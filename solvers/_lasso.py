@@ -86,7 +86,7 @@ def lasso(
     Raises
     ------
     TypeError
-        If A, b or z0 hold something else than tensors, or lam is no number.
+        If A, b or z0 hold something else than tensors or arrays, or lam is no number.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, `lam < 0`, `tol <= 0`,
         `max_iter < 1`, or the method is unknown.
@@ -105,7 +105,8 @@ def lasso(
     iterations = np.zeros(len(problem), dtype=np.int64)
     todo = ~zero_is_optimal(problem)
     if z0 is not None:
-        z[todo] = problem.from_caller(read_vectors(batch, z0, "z0"))[todo]
+        start = problem.from_caller(read_vectors(batch, z0, "z0"))
+        z = np.where((todo & problem.within_reach(start))[:, None], start, 0)
         if non_negative:
             z = np.maximum(z, 0)
         warm, theta = finish(problem, z)
@@ -126,7 +127,7 @@ def lasso(
     # What a number cannot hold, in float64 or in the caller's dtype, is no answer.
     answer = problem.to_caller(z)
     rounded = problem.from_caller(answer)
-    lost = (rounded != z).any(1) & np.isfinite(rounded).all(1)
+    lost = (rounded != z).any(1) & problem.within_reach(rounded)
     gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
     gap[~(np.abs(answer) <= torch.finfo(batch.dtype).max).all(1)] = np.inf
     converged = gap <= tol
@@ -184,7 +185,10 @@ def duality_gap(
     given = read_vectors(batch, z, "z")
     if non_negative and (given < 0).any():
         raise ValueError(f"z must be at least 0 with non_negative=True, got {given.min()}")
-    return batch.scalars(relative_gap(problem, problem.from_caller(given)))
+    scaled = problem.from_caller(given)
+    usable = problem.within_reach(scaled)
+    gap = relative_gap(problem, np.where(usable[:, None], scaled, 0))
+    return batch.scalars(np.where(usable, gap, 1))
 
 
 def lasso_path(

@@ -16,6 +16,7 @@ TINY = float(np.finfo(np.float64).tiny)
 # At lam = 0: a residual below both of these fractions, of |A| |z| + |b| and of b, counts as zero.
 # A backward stable solver leaves about EPS |A| |z|.
 ROUNDING, NOTHING = 1e-12, 1e-8
+FAR = 1e100  # a scaled coefficient as large is no use, nor is its square far from infinity
 ALIKE = 8  # columns within this power of two of the largest are scaled like it
 # Weights are cut at this power of two, so that they are numbers. It takes a lam' below 1e-270 for
 # a column so small to enter a solution.
@@ -81,7 +82,7 @@ class Problem:
             A=times_power(A, -columns[:, None]),
             b=times_power(b, -f[:, None]),
             lam=np.where(lam > 0, np.maximum(small, TINY), 0),
-            weight=times_power(np.ones(peak.shape), np.minimum(ratio, LARGEST_WEIGHT)),
+            weight=times_power(1.0, np.minimum(ratio, LARGEST_WEIGHT)),
             non_negative=non_negative,
             exponent=f[:, None] - columns,
             b_exponent=f,
@@ -90,8 +91,9 @@ class Problem:
         )
 
     @property
+    @np.errstate(over="ignore")
     def penalty(self) -> Array:
-        """The penalty of each coefficient, (p, n)."""
+        """The penalty of each coefficient, (p, n); infinite where lam' is too large for a number."""
         return self.lam[:, None] * self.weight
 
     def __len__(self) -> int:
@@ -119,6 +121,10 @@ class Problem:
     def from_caller(self, z: Array) -> Array:
         """The scaled z of the caller's."""
         return times_power(z, -self.exponent)
+
+    def within_reach(self, z: Array) -> Array:
+        """Where a scaled z is not so large that nothing can be computed with it, (p,)."""
+        return (np.abs(z) < FAR).all(1)
 
 
 def correlations(A: Array, r: Array) -> Array:
@@ -166,18 +172,19 @@ def exact_residual(A: Array, b: Array, z: Array) -> tuple[Array, Array]:
         r = difference
     r = r + (rounding - (A1 @ z3 + A2 @ (z2 + z3) + A3 @ z))
     # The last pieces are below 2^-2digits of the largest products.
-    last = times_power(np.ones(r.shape), scale_A + scale_z + 4 - 2 * digits)
+    last = times_power(1.0, scale_A + scale_z + 4 - 2 * digits)
     return r, EPS * (np.abs(r) + n * (n + 4) * last)
 
 
 def _pieces(x: Array, scale: Array, digits: int) -> tuple[Array, Array, Array]:
     """Two pieces of so many binary digits, beginning at 2^scale, and the rest; their sum is x."""
-    pieces = []
-    for e in (scale, scale - digits):
-        piece = times_power(np.rint(times_power(x, digits - 1 - e)), e + 1 - digits)
-        x = x - piece
-        pieces.append(piece)
-    return (*pieces, x)
+    # Adding 1.5 2^52 u and taking it off again rounds to a multiple of u.
+    shift = times_power(1.5, scale + 53 - digits)
+    first = (x + shift) - shift
+    x = x - first
+    shift = times_power(1.5, scale + 53 - 2 * digits)
+    second = (x + shift) - shift
+    return first, second, x - second
 
 
 def objective(problem: Problem, z: Array) -> Array:
@@ -206,6 +213,7 @@ def zero_is_optimal(problem: Problem) -> Array:
     return problem.lam >= largest_correlation(problem, problem.b) * (1 - problem.A.shape[1] * EPS)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def relative_gap(
     problem: Problem, z: Array, theta: Array | None = None, *, exact: bool = True
 ) -> Array:
@@ -299,7 +307,7 @@ def exponent(x: Array) -> Array:
     return np.where(x > 0, np.frexp(x)[1] - 1, 0)
 
 
-def times_power(x: Array, e: Array | int) -> Array:
+def times_power(x: Array | float, e: Array) -> Array:
     """x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(x, e)

@@ -1,4 +1,7 @@
-"""What the solvers return: small immutable values."""
+"""What the solvers return: small immutable values.
+
+Where b came as a NumPy array, or several, arrays stand in the place of tensors.
+"""
 
 from dataclasses import dataclass
 

@@ -72,7 +72,7 @@ def sparsest(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, or s is out of range.
     """
