@@ -55,7 +55,8 @@ def best_subset(
     Tries all n-choose-s supports (595 for n = 35, s = 2); with `groups` only those with at most
     one column of each group (490 for five groups of seven). Equally good supports are decided by
     the lowest indices (lexicographic order). On linearly dependent columns z is the least-norm
-    solution, measured with the columns brought to one length.
+    solution, measured with the columns brought to one length. A column within 1e-13 of its length
+    of the span of the others counts as dependent.
 
     With `non_negative`, over all z >= 0. The best fit may then have fewer than s positive
     coefficients, and every support that contains their columns T is equally good. T is completed
@@ -89,8 +90,9 @@ def best_subset(
     TypeError
         If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
-        If shapes do not fit, something is empty, NaN or infinite, s is out of range, or there
-        are more than 5 million supports to try.
+        If shapes do not fit, something is empty, NaN or infinite, s is out of range, there are
+        more than 5 million supports to try, or a coefficient is too large for the dtype or too
+        small for a float64.
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)

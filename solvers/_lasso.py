@@ -41,9 +41,12 @@ def lasso(
 ) -> LassoResult:
     """Minimise `1/2 ||A z - b||^2 + lam ||z||_1` over z, for one problem or a batch.
 
-    Solved in float64 on the host, at unit scale, and certified by the duality gap. Where
-    `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares solution,
-    from "homotopy" the one of least l1 norm (the path's limit).
+    Solved in float64 on the host, with columns and b at unit scale, and certified by the duality
+    gap, computed so that rounding does not make it smaller: whatever the scale, either the answer
+    is right to `tol`, or `converged` is False.
+
+    Where `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares
+    solution, from "homotopy" the one of least l1 norm (the path's limit).
 
     With `non_negative` the minimum is over z >= 0, where ||z||_1 is the sum of z. The answer is
     then exactly zero where `lam >= max_j a_j'b`, and at `lam = 0` it is a non-negative
@@ -61,8 +64,9 @@ def lasso(
         ill-conditioned columns), FISTA goes on from where it ended. The others iterate with lam
         lowered in stages, and solve exactly on the support whenever the signs have settled.
     tol : float
-        Wanted duality gap relative to the objective, see `duality_gap`. Float64 itself allows
-        1e-13 (||b|| of 100 lam) to 3e-10 (||b|| of 1e5 lam).
+        Wanted duality gap relative to the objective, see `LassoResult.gap`. The residual of a
+        float64 z shows 1e-14 (||b|| of 100 lam) to 1e-10 (||b|| of 1e5 lam) in the method's
+        problems.
     max_iter : int, optional
         Limit for each problem on events along the path (10,000 by default), proximal steps
         (20,000) or sweeps (10,000).
@@ -128,7 +132,8 @@ def lasso(
     answer = problem.to_caller(z)
     rounded = problem.from_caller(answer)
     lost = (rounded != z).any(1) & problem.within_reach(rounded)
-    gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
+    if lost.any():
+        gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
     gap[~(np.abs(answer) <= torch.finfo(batch.dtype).max).all(1)] = np.inf
     converged = gap <= tol
     if not converged.all():
@@ -222,7 +227,8 @@ def lasso_path(
     Raises
     ------
     TypeError, ValueError
-        As for `lasso`; also if A is a batch.
+        As for `lasso`; also if A is a batch, or a number of the path is too large or too small
+        for its dtype.
     """
     batch = read_problems(A, b)
     if batch.ragged or batch.shape != ():
