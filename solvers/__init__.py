@@ -3,7 +3,8 @@
     minimise over z   1/2 ||A z - b||^2 + lam ||z||_1
 
 Takes torch tensors of any floating-point dtype on any device, with any batch dimensions, or
-sequences of tensors for problems of different sizes. All is computed in float64 by NumPy on the
+sequences of tensors for problems of different sizes; NumPy arrays in place of tensors, too, and then
+answers with arrays. All is computed in float64 by NumPy on the
 host, for the whole batch in lock-step, and returned in the caller's dtype and device: the
 problems are tiny (7 x 14 to 7 x 35) and the algorithms sequential, so a device would only wait,
 and one transfer each way is all it sees. Nothing is differentiated through, but for

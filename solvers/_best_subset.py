@@ -55,7 +55,8 @@ def best_subset(
     Tries all n-choose-s supports (595 for n = 35, s = 2); with `groups` only those with at most
     one column of each group (490 for five groups of seven). Equally good supports are decided by
     the lowest indices (lexicographic order). On linearly dependent columns z is the least-norm
-    solution, measured with the columns brought to one length.
+    solution, measured with the columns brought to one length. A column within 1e-13 of its length
+    of the span of the others counts as dependent.
 
     With `non_negative`, over all z >= 0. The best fit may then have fewer than s positive
     coefficients, and every support that contains their columns T is equally good. T is completed
@@ -87,10 +88,11 @@ def best_subset(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
-        If shapes do not fit, something is empty, NaN or infinite, s is out of range, or there
-        are more than 5 million supports to try.
+        If shapes do not fit, something is empty, NaN or infinite, s is out of range, there are
+        more than 5 million supports to try, or a coefficient is too large for the dtype or too
+        small for a float64.
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
@@ -189,13 +191,14 @@ class _Best:
         ||b - A z||.
     columns : array of shape (p, k, s)
         Ascending; n where there are fewer than s columns.
-    z : array of shape (p, k, s)
-        The coefficients of these columns.
+    basis, triangle : arrays of shape (p, k, s, m), (p, k, s, s)
+        Factors of these columns.
     """
 
     distance: Array
     columns: Array
-    z: Array
+    basis: Array
+    triangle: Array
 
 
 class _Search:
@@ -267,8 +270,7 @@ class _Search:
         unit = exponent(np.abs(batch.b).max(1))[order].reshape(p, -1)
         b = times_power(batch.b[order].reshape(*unit.shape, -1), -unit[:, :, None])
         best = self._search(b)
-        z = np.zeros((*unit.shape, n + 1))
-        np.put_along_axis(z, best.columns, best.z, 2)
+        z = self._fit(b, best)
         scale = unit[:, :, None] - self._exponent[:, None, :n]
         z = in_callers_units(z[:, :, :n], scale, batch.dtype)
         # Of z as it is returned, to the last digits.
@@ -287,12 +289,13 @@ class _Search:
 
     def _search(self, b: Array) -> _Best:
         """The best fits to b (p, k, m)."""
-        p, k, _ = b.shape
+        p, k, m = b.shape
         s = int(self._sizes.max())
         best = _Best(
             distance=np.full((p, k), np.inf),
             columns=np.full((p, k, s), self._exists.shape[1]),
-            z=np.zeros((p, k, s)),
+            basis=np.zeros((p, k, s, m)),
+            triangle=np.zeros((p, k, s, s)),
         )
         margin = TIED * np.sqrt((b**2).sum(2))
         for supports in self._factorised() if self._kept is None else self._kept:
@@ -322,11 +325,23 @@ class _Search:
         i, j = better.nonzero()
         first = first[i, j]
         at = problems[i], j + some.start
-        a = self._columns[at[0][:, None], columns[first]]
-        z = fit(a, b[at], basis[i, first], triangle[i, first])
         best.distance[at] = nearest[i, j]
-        best.columns[(*at, slice(s))] = columns[first]
-        best.z[(*at, slice(s))] = np.maximum(z, 0) if self._non_negative else z
+        at = (*at, slice(s))
+        best.columns[at] = columns[first]
+        best.basis[at] = basis[i, first]
+        best.triangle[(*at, slice(s))] = triangle[i, first]
+
+    def _fit(self, b: Array, best: _Best) -> Array:
+        """The coefficients (p, k, n + 1) of the best fits."""
+        p, k, s = best.columns.shape
+        a = np.take_along_axis(self._columns[:, None], best.columns[:, :, :, None], 2)
+        flat = (x.reshape(p * k, *x.shape[2:]) for x in (a, b, best.basis, best.triangle))
+        coefficients = fit(*flat).reshape(p, k, s)
+        if self._non_negative:
+            coefficients = np.maximum(coefficients, 0)
+        z = np.zeros((p, k, self._columns.shape[1]))
+        np.put_along_axis(z, best.columns, coefficients, 2)
+        return z
 
     def _rest(self, b: Array, z: Array) -> Array:
         """The residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""

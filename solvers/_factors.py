@@ -12,13 +12,15 @@ from ._problem import EPS, exact_residual
 # Distance from the span of earlier columns, as a fraction of the column's norm, below which the
 # column adds nothing: above what rounding of the entries leaves between dependent columns.
 DEPENDENT = 1e-13
+CLOSE = 1e-3  # likewise: below, so many digits would be lost
 
 
 def factorise(a: Array, *, least_norm: bool) -> tuple[Array, Array]:
     """Factors of supports.
 
-    By Gram-Schmidt. What remains of a column beside those before it is taken with an exact residual
-    and then made orthogonal twice, which is enough (Kahan and Parlett), however close it is to them.
+    By Gram-Schmidt, each column orthogonalised twice ("twice is enough", Kahan and Parlett). Of a
+    column close to the span of those before it little but rounding would remain: there it is done
+    again from an exact residual.
 
     Parameters
     ----------
@@ -40,25 +42,24 @@ def factorise(a: Array, *, least_norm: bool) -> tuple[Array, Array]:
     triangle = np.zeros((count, s, s))
     dependent = np.zeros(count, dtype=bool)
     for k in range(s):
-        column, before = a[:, k], basis[:, :k]
-        share = np.zeros((count, k))  # of the columns before: column = share A_before + rest
-        rest = column
-        for step in range(3 if k else 0):
-            inner = before @ rest[:, :, None]
-            share += (triangle[:, :k, :k] @ inner)[:, :, 0]
-            if step == 0:
-                rest, _ = exact_residual(a[:, :k].transpose(0, 2, 1), column, share)
-            else:
-                rest = rest - (inner * before).sum(1)
+        column, before, inverse = a[:, k], basis[:, :k], triangle[:, :k, :k]
         length = np.sqrt((column**2).sum(1))
+        rest, share = _orthogonal(column, before, inverse)
         size = np.sqrt((rest**2).sum(1))
+        close = (size < CLOSE * length) & (length > 0)
+        if close.any():
+            columns = a[close, :k].transpose(0, 2, 1)
+            left, _ = exact_residual(columns, column[close], share[close])
+            rest[close], more = _orthogonal(left, before[close], inverse[close])
+            share[close] += more
+            size = np.sqrt((rest**2).sum(1))
         new = size > DEPENDENT * length
         dependent |= ~new & (length > 0)
-        inverse = np.divide(1, size, out=np.zeros_like(size), where=new)[:, None]
-        basis[:, k] = rest * inverse
+        scale = np.divide(1, size, out=np.zeros_like(size), where=new)[:, None]
+        basis[:, k] = rest * scale
         # z_k = q_k'b / size, and its share is taken off the others.
-        triangle[:, :k, k] = -share * inverse
-        triangle[:, k, k] = inverse[:, 0]
+        triangle[:, :k, k] = -share * scale
+        triangle[:, k, k] = scale[:, 0]
     if least_norm and dependent.any():
         some = a[dependent]
         length = np.sqrt((some**2).sum(2))
@@ -68,13 +69,22 @@ def factorise(a: Array, *, least_norm: bool) -> tuple[Array, Array]:
     return basis, triangle
 
 
+def _orthogonal(x: Array, basis: Array, triangle: Array) -> tuple[Array, Array]:
+    """What remains of x (c, m) beside a basis (c, k, m), and the coefficients (c, k) of the rest."""
+    share = np.zeros(basis.shape[:2])
+    if basis.shape[1]:
+        for _ in range(2):
+            inner = basis @ x[:, :, None]
+            share += (triangle @ inner)[:, :, 0]
+            x = x - (inner * basis).sum(1)
+    return x, share
+
+
 def fit(a: Array, b: Array, basis: Array, triangle: Array) -> Array:
     """The least-squares coefficients of b (c, m) on each support, (c, s).
 
     With one step of refinement: the inverse of a triangle is less exact than solving with it.
     """
-    z = np.zeros(a.shape[:2])
-    for _ in range(2):
-        rest, _ = exact_residual(a.transpose(0, 2, 1), b, z)
-        z += (triangle @ (basis @ rest[:, :, None]))[:, :, 0]
-    return z
+    z = (triangle @ (basis @ b[:, :, None]))[:, :, 0]
+    rest, _ = exact_residual(a.transpose(0, 2, 1), b, z)
+    return z + (triangle @ (basis @ rest[:, :, None]))[:, :, 0]

@@ -72,9 +72,10 @@ def sparsest(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
-        If shapes do not fit, something is empty, NaN or infinite, or s is out of range.
+        If shapes do not fit, something is empty, NaN or infinite, s is out of range, or a
+        coefficient is too large for the dtype or too small for a float64.
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
