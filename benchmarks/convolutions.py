@@ -7,7 +7,7 @@ Each kind of convolution, as `isnas.operations.convolution` makes it, is run for
 channels, batch sizes and image sizes, odd ones too. Value and gradients are compared with those in float64 of the same
 numbers. PyTorch leaves most of it to oneDNN, which has code for each generation of processors, so each is tried with
 the instructions of this machine ("ALL") and with those of older ones. The last row is the one that our networks do not
-run, a strided 1x1 convolution as PyTorch runs it, see `isnas.operations.StridedPointwise`.
+run, a 1x1 convolution with a stride as PyTorch runs it, see `isnas.operations.StridedPointwise`.
 
 What belongs to one layout, one precision and one set of instructions runs in a process of its own with a time limit, so
 that memory overwritten there harms nothing else; where that fails, each number of input channels does. The script ends
