@@ -96,7 +96,7 @@ class TestStridedPointwise:
 
 
 class TestTheShapeThatCorruptsMemory:
-    """Channels last, kernel 1, stride 2, 1 to 7 input channels: PyTorch's backward pass writes past its memory."""
+    """Channels last, kernel 1, stride 2, 1 to 7 input channels: PyTorch's backward pass overwrites memory."""
 
     def test_is_run_by_our_operations_in_a_process_that_ends_well(self) -> None:
         program = """
