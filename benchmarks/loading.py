@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from isnas.runtime.randomness import seed_of
-from isnas.tasks import images as data
-from isnas.tasks.images import Batches, load_dataset
+from isnas.tasks.images import Batches, decoding, load_dataset
+from isnas.tasks.images import Dataset as Images
 
 CLASSES = 10
 SETTINGS = (
@@ -81,7 +81,7 @@ def make_folder(place: Path, size: tuple[int, int], n: int) -> float:
 class Same(Dataset[tuple[Tensor, int]]):
     """The images of our data set one by one, decoded by the same functions."""
 
-    def __init__(self, dataset: data.Dataset) -> None:
+    def __init__(self, dataset: Images) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -89,13 +89,13 @@ class Same(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         images = self.dataset.train_images
-        frame = partial(data._square, size=images.image_size)
+        frame = partial(decoding.square, size=images.image_size)
         if self.dataset.crop == "resized":
             drawn = Random(seed_of(0, "train", "resized crop", 0, i))
             frame = partial(
-                data._random_part, size=images.image_size, drawn=drawn, colour_jitter=0.0
+                decoding.random_crop, size=images.image_size, drawn=drawn, colour_jitter=0.0
             )
-        pixels = data._pixels(images.paths[i], frame).transpose(2, 0, 1)
+        pixels = decoding.read_pixels(images.paths[i], frame).transpose(2, 0, 1)
         return torch.from_numpy(pixels.copy()), int(self.dataset.train_labels[i])
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the images")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    processors = data._processors()
+    processors = decoding._processors()
     print(
         f"{platform.processor() or platform.machine()}, {processors} processors; Python "
         f"{platform.python_version()}, torch {torch.__version__}, torchvision "
@@ -160,7 +160,7 @@ def main() -> None:
             print(f"\n{title}: {n} files of {kilobytes:.0f} KB, batches of {batch}", flush=True)
             print("  x threads  images/s  ms of processor  workers  way")
             for workers in sorted({1, processors}):
-                data._processors = lambda workers=workers: workers
+                decoding._processors = lambda workers=workers: workers
                 makers = ways(Path(name), side, crop, batch, workers)
                 walls: dict[str, list[float]] = {way: [] for way in makers}
                 used: dict[str, list[float]] = {way: [] for way in makers}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from isnas.runtime.errors import UserError
+from ...runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isnas.runtime.errors import UserError
 from isnas.runtime.randomness import generator
-from isnas.tasks.augmentation import Augmentation, crop, cut_out, jittered, normalise, random_part
+from isnas.tasks.images.augmentation import (
+    Augmentation,
+    crop,
+    cut_out,
+    jittered,
+    normalise,
+    random_part,
+)
 
 MEAN = torch.tensor([0.4, 0.5, 0.6])[:, None, None]
 STD = torch.tensor([0.2, 0.25, 0.3])[:, None, None]

@@ -1,0 +1,275 @@
+"""Where images come from: digits, CIFAR, folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...runtime.errors import UserError
+from .dataset import Dataset, Images
+from .decoding import LazyImages, decode, decode_readable
+from .folders import HELD_OUT_FOLDERS, Paths, Split, scan
+from .statistics import channel_statistics, spread
+
+NAMES = ("digits", "cifar10", "cifar100")
+CROPS = ("pad", "resized")
+CORRUPT = ("refuse", "skip")
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | Path = "data",
+    download: bool = False,
+    image_size: int | None = None,
+    memory_budget: int = 4 * 2**30,
+    crop: str = "pad",
+    colour_jitter: float = 0.0,
+    corrupt: str = "refuse",
+    test_only: bool = False,
+) -> Dataset:
+    """Load a data set by name, or a folder of images.
+
+    Parameters
+    ----------
+    name : str
+        "digits" (scikit-learn's 8 x 8 handwritten digits, part of that package: 1,437 to train,
+        360 to test, always the same ones), "cifar10", "cifar100", or the path of a directory in
+        torchvision's ImageFolder layout. That is `train/CLASS/*` with the held-out images in
+        `test/CLASS/*` or, where there is no `test`, in `val`, `validation` or `valid`. Where both
+        are there, `test` is the test data and the validation folder is left alone.
+    root : str or Path
+        Where CIFAR is kept, as torchvision keeps it.
+    download : bool
+        Whether to fetch CIFAR if it is not there.
+    image_size : int, optional
+        Side of the square images that are made of a folder's: RGB, the centred square of each,
+        resized by antialiased bilinear interpolation unless it has that size already. The default
+        is the median shorter side of some of the training images, but at most 64. Orientation
+        tags are not applied.
+    memory_budget : int
+        In bytes. A folder that would take more, decoded, is decoded batch by batch instead.
+    crop : {"pad", "resized"}
+        How a folder's images become squares. "pad" is as said under `image_size`, and training
+        crops them after padding (CIFAR's way). "resized" is ImageNet's way: training takes random
+        parts of the original images, resized (`isnas.tasks.images.augmentation.random_part`), the test their
+        centre: 7/8 of the shorter side. Then all images are decoded batch by batch, and there is
+        no cut-out unless asked for.
+    colour_jitter : float
+        Largest relative change of brightness, contrast and saturation in training; that of the
+        hue is half as much, in turns of the colour circle. 0: none. It needs crop="resized".
+    corrupt : {"refuse", "skip"}
+        What to do with a folder's images that cannot be decoded. "skip" warns of each once, by its
+        path, and leaves it out; where images are decoded batch by batch, the next readable one of
+        its class (the first after the last) stands in for it. Files that the system cannot read
+        are refused in either case.
+    test_only : bool
+        Whether only the test images are wanted. Then a folder's training images are not looked
+        for, but for their size where `image_size` is not given: there are none in the data set,
+        and its mean is 0 and its standard deviation 1.
+
+    Returns
+    -------
+    Dataset
+        On the CPU.
+
+    Raises
+    ------
+    UserError
+        If there is no such data set; CIFAR is missing, damaged or cannot be fetched; or the folder
+        is not as described: a split or its classes missing, a class empty, a single class, classes
+        that differ between the splits, an image that cannot be read. A folder that is decoded
+        batch by batch shows the last of these only when the image is used.
+    """
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size must be 1 or more pixels, got {image_size}")
+    for option, value, allowed in (("crop", crop, CROPS), ("corrupt", corrupt, CORRUPT)):
+        if value not in allowed:
+            raise UserError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+    if colour_jitter and crop != "resized":
+        raise UserError(f"colour_jitter={colour_jitter} needs crop='resized', got crop={crop!r}")
+    if name in NAMES:
+        if crop != "pad":
+            raise UserError(f"crop {crop!r} is for folders of images, got {name}")
+        dataset = _digits() if name == "digits" else _cifar(name, Path(root), download)
+        if image_size not in (None, dataset.size[0]):
+            raise UserError(
+                f"image_size is for folders of images: those of {name} are "
+                f"{dataset.size[0]} x {dataset.size[1]}, got {image_size}"
+            )
+        return dataset
+    return _folder(
+        name, image_size, memory_budget, crop, colour_jitter, corrupt == "skip", test_only
+    )
+
+
+def _digits() -> Dataset:
+    # Imported here: scikit-learn takes a second, and only these need it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    loaded = load_digits()
+    pixels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)[:, None]  # values are 0 to 16
+    train_x, test_x, train_y, test_y = (
+        torch.from_numpy(part)
+        for part in train_test_split(
+            pixels,
+            loaded.target.astype(np.int64),
+            test_size=360,
+            stratify=loaded.target,
+            random_state=0,
+        )
+    )
+    mean, std = channel_statistics(train_x)
+    return Dataset(
+        name="digits",
+        train_images=train_x,
+        train_labels=train_y,
+        test_images=test_x,
+        test_labels=test_y,
+        classes=tuple(map(str, range(10))),
+        mean=mean,
+        std=std,
+        flip=False,
+        cutout=0,
+    )
+
+
+def _cifar(name: str, root: Path, download: bool) -> Dataset:
+    from torchvision import datasets  # takes seconds to import: only where it is used
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    place = root / kind.base_folder
+    try:
+        with warnings.catch_warnings():
+            # NumPy 2.4 deprecates how these old files spell a dtype (pytorch/vision issue 9340).
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+            train = kind(root, train=True, download=download)
+            test = kind(root, train=False)
+    except Exception as error:  # Network, disk, archive and checksum each have errors of their own.
+        if download:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"could not download {name} to {place}: {reason}") from error
+        if isinstance(error, RuntimeError):  # torchvision's word for missing or damaged
+            state = "is damaged or incomplete" if place.exists() else "is not there"
+            raise UserError(f"{name}: {place} {state}; --download fetches it") from error
+        raise UserError(f"{name}: cannot read {place}: {error}") from error
+    train_x, test_x = (
+        torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)
+    )
+    mean, std = channel_statistics(train_x)
+    return Dataset(
+        name=name,
+        train_images=train_x,
+        train_labels=torch.tensor(train.targets),
+        test_images=test_x,
+        test_labels=torch.tensor(test.targets),
+        classes=tuple(train.classes),
+        mean=mean,
+        std=std,
+        flip=True,
+        cutout=16,
+    )
+
+
+def _folder(
+    name: str,
+    image_size: int | None,
+    memory_budget: int,
+    crop: str,
+    colour_jitter: float,
+    skip: bool,
+    test_only: bool,
+) -> Dataset:
+    place = Path(name).expanduser()
+    layout = f"train/CLASS/* and {'/, '.join(HELD_OUT_FOLDERS[:-1])}/ or {HELD_OUT_FOLDERS[-1]}/"
+    if not place.is_dir():
+        problem = "not a directory" if place.exists() else "no such data set or directory"
+        raise UserError(
+            f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {layout}"
+        )
+    needs_train = not test_only or image_size is None
+    if needs_train and not (place / "train").is_dir():
+        raise UserError(f"no folder {place / 'train'}: expected {layout} under {place}")
+    held_out = next((each for each in HELD_OUT_FOLDERS if (place / each).is_dir()), None)
+    if held_out is None:
+        raise UserError(f"no held-out images in {place}: expected {layout} there")
+    test = scan(place / held_out)
+    train = scan(place / "train") if needs_train else test
+    if train.classes != test.classes:
+        different = sorted(set(train.classes) ^ set(test.classes))
+        shown = ", ".join(different[:5]) + (", ..." if len(different) > 5 else "")
+        raise UserError(
+            f"{place / 'train'} and {place / held_out} must have the same classes; "
+            f"in one only: {shown}"
+        )
+    if len(train.classes) < 2:
+        raise UserError(
+            f"{train.place} has one class only ({train.classes[0]}): expected 2 or more"
+        )
+    if image_size is None:
+        image_size = min(64, _median_side(train.paths, skip))
+    if test_only:
+        train = replace(train, paths=Paths(place), counts=(0,) * len(train.classes))
+    images = len(train.paths) + len(test.paths)
+    lazy = crop == "resized" or images * 3 * image_size**2 > memory_budget
+    (train_images, train_labels), (test_images, test_labels) = (
+        _read(split, image_size, crop, lazy, skip) for split in (train, test)
+    )
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if test_only else channel_statistics(train_images)
+    return Dataset(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=train.classes,
+        mean=mean,
+        std=std,
+        flip=True,
+        cutout=0 if crop == "resized" else image_size // 2,
+        crop=crop,
+        colour_jitter=colour_jitter,
+    )
+
+
+def _read(
+    split: Split, image_size: int, crop: str, lazy: bool, skip: bool
+) -> tuple[Images, Tensor]:
+    """Return a split's images and labels."""
+    counts = torch.tensor(split.counts)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    if lazy:
+        starts = tuple((counts.cumsum(0) - counts).tolist()) if skip else None
+        return LazyImages(split.paths, image_size, crop, starts), labels
+    if not skip:
+        return decode(split.paths, image_size), labels
+    images, kept = decode_readable(split.paths, image_size)
+    labels = labels[kept]
+    left = labels.bincount(minlength=len(counts))
+    for each, before, after in zip(split.classes, split.counts, left.tolist(), strict=True):
+        if before and not after:
+            raise UserError(f"no readable images in {split.place / each}")
+    return images, labels
+
+
+def _median_side(paths: Sequence[str], skip: bool) -> int:
+    """Return the median shorter side of up to 100 of the images, taken at even distances."""
+    sides = []
+    for i in spread(len(paths), 100).tolist():
+        try:
+            with Image.open(paths[i]) as image:  # reads no more than the header
+                sides.append(min(image.size))
+        except Exception as error:
+            if not skip:
+                raise UserError(f"not a readable image: {paths[i]}") from error
+    if not sides:
+        raise UserError(f"none of the images that were tried can be read, {paths[0]} among them")
+    return sorted(sides)[len(sides) // 2]
