@@ -312,6 +312,8 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     task = task_of(space)
     described = task.describe(data, options.data)
     described["source"] = Path(described["source"]).name
+    recipe = options.evaluation
+    fields = recipe.schema.fields
     return {
         **kept,
         "data": Path(options.data.data).name,
@@ -321,7 +323,11 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
         "task": task.name,
         "described": described,
         "amount": task.amount(data),
-        "evaluation": options.evaluation.to_json(),
+        "evaluation": {
+            name: value
+            for name, value in recipe.to_json().items()
+            if fields[name].part not in ("data", "runtime")
+        },
     }
 
 
