@@ -3,11 +3,11 @@
     python benchmarks/convolutions.py | tee benchmarks/results/convolutions.txt
     python benchmarks/convolutions.py --threads 2
 
-Each kind of convolution, as `isnas.operations.convolution` makes it, is run forward and backward with many numbers of
-channels, batch sizes and image sizes, odd ones too. Value and gradients are compared with those in float64 of the same
-numbers. PyTorch leaves most of it to oneDNN, which has code for each generation of processors, so each is tried with
-the instructions of this machine ("ALL") and with those of older ones. The last row is the one that our networks do not
-run, a strided 1x1 convolution as PyTorch runs it, see `isnas.operations.StridedPointwise`.
+Each kind of convolution, as `isnas.networks.operations.convolution` makes it, is run forward and backward with many
+numbers of channels, batch sizes and image sizes, odd ones too. Value and gradients are compared with those in float64
+of the same numbers. PyTorch leaves most of it to oneDNN, which has code for each generation of processors, so each is
+tried with the instructions of this machine ("ALL") and with those of older ones. The last row is the one that our
+networks do not run, a strided 1x1 convolution as PyTorch runs it, see `isnas.networks.operations.StridedPointwise`.
 
 What belongs to one layout, one precision and one set of instructions runs in a process of its own with a time limit, so
 that memory overwritten there harms nothing else; where that fails, each number of input channels does. The script ends
@@ -32,13 +32,13 @@ from typing import NamedTuple
 
 import torch
 from _measure import origin, run
-from isnas.operations import convolution
-from isnas.rows import markdown_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from experiments._command import positive
+from isnas.comparison.rows import markdown_table
+from isnas.networks.operations import convolution
 
 CHANNELS = (*range(1, 17), 24, 36, 64)
 CHANNELS_OUT = (1, 3, 8, 16, 36)  # of a convolution that is not depthwise

@@ -28,14 +28,17 @@ from _measure import in_turn, launched, origin, run
 from torch import Tensor
 
 from experiments._command import positive
+from isnas import DARTS_SPACE
 from isnas.comparison.rows import Rows
 from isnas.networks.core import CellNetwork, Coefficients, train_affine
-from isnas.networks.darts import NetworkOptions, build_supernet
 from isnas.networks.folding import extract
-from isnas.runs.options import EvaluateOptions
-from isnas.runs.training import Weights, cpu_threads, resolve_device, send
+from isnas.networks.registry import build_supernet
+from isnas.runs.options import RuntimeOptions
+from isnas.runs.training import WeightTrainer, to_device
+from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.runtime.memory import saved_bytes
-from isnas.spaces.base import DARTS_SPACE, Place
+from isnas.spaces.base import Place
+from isnas.tasks.registry import task_of
 
 PRIMITIVES = (
     "sep_conv_3x3",
@@ -75,19 +78,20 @@ class Steps:
 
     def __init__(self, size: dict[str, int], device: torch.device) -> None:
         space = replace(DARTS_SPACE, primitives=PRIMITIVES[: size["candidates"]])
-        options = NetworkOptions(size["channels"], size["cells"], closing_norm="pooling")
-        self.supernet = send(build_supernet(options, space), device)
+        shape = {"channels": size["channels"], "cells": size["cells"]}
+        self.supernet = to_device(build_supernet(space, **shape, closing_norm="pooling"), device)
         train_affine(self.supernet.cells, False)
         active = {kind: self._active(size["s"]) for kind in space.kinds}
-        self.discrete = send(extract(self.supernet, active), device)
+        self.discrete = to_device(extract(self.supernet, active), device)
         train_affine(self.discrete.cells, False)
         of_all = {kind: space.places() for kind in space.kinds}
         self.coefficients = {
             "sparse": self._ones(active, device),
             "all candidates": self._ones(of_all, device),
         }
-        recipe = EvaluateOptions()
-        self.weights = {net: Weights(net, recipe) for net in (self.supernet, self.discrete)}
+        task = task_of(space)
+        recipe = (task, task.optimizer_options(), RuntimeOptions())
+        self.weights = {net: WeightTrainer(net, *recipe) for net in (self.supernet, self.discrete)}
         shape = (size["batch_size"], 3, SIDE, SIDE)
         self.x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         self.y = torch.arange(size["batch_size"], device=device) % 10
@@ -111,7 +115,7 @@ class Steps:
         }
 
     def _loss(self, network: CellNetwork, coefficients: dict[str, Coefficients] | None) -> Tensor:
-        return self.weights[network].loss(self.x, self.y, coefficients)[0]
+        return self.weights[network].loss((self.x, self.y), coefficients)[0]
 
     def _train(self, network: CellNetwork, coefficients: dict[str, Coefficients] | None) -> None:
         self._loss(network, coefficients).backward()

@@ -25,15 +25,18 @@ from torch import Tensor, nn
 from experiments._command import positive
 from experiments._searches import ONE_STAGE, TWO_STAGE, build_search
 from experiments.efficiency import random_images
-from isnas.comparison.methods import METHODS
+from isnas import DARTS_SPACE
 from isnas.networks.core import CellNetwork, train_affine
 from isnas.networks.folding import extract, fold
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.loop import NoRun, Stage
-from isnas.runs.options import EvaluateOptions, TrainOptions
-from isnas.runs.training import Training, cpu_threads, resolve_device
+from isnas.runs.training import Training
+from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.runtime.memory import peak_memory, saved_bytes
+from isnas.searches.registry import search_options
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Dataset
+from isnas.tasks.registry import task_of
 
 RIVALS = {"DARTS, first order": "darts-1", "DARTS, second order": "darts-2"}
 
@@ -70,7 +73,7 @@ def weights_loss(stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Return the loss of a search's step of the weights, with which no code learns."""
     with torch.no_grad():
         coefficients = stage.code.coefficients()
-    return stage.weights.loss(*batch, coefficients)[0]
+    return stage.weights.loss(batch, coefficients)[0]
 
 
 def steps_of(
@@ -80,16 +83,19 @@ def steps_of(
     found: dict[str, Measured] = {}
 
     def add_alone(name: str, network: CellNetwork) -> None:
-        training = Training(network, EvaluateOptions(**shape), dataset, device)
+        recipe = evaluation_schema(DARTS_SPACE).compose(**shape)
+        training = Training(network, recipe, task_of(DARTS_SPACE), dataset, device)
         batch = next(training.batches(0, 0))
         found[name] = Measured(
             lambda: training.train_step(batch),
-            lambda: training.weights.loss(*batch)[0],
+            lambda: training.weights.loss(batch)[0],
             network,
             name,
         )
 
-    search = build_search(TWO_STAGE, METHODS[TWO_STAGE].options(**shape), dataset, device)
+    search = build_search(
+        TWO_STAGE, search_options(TWO_STAGE, DARTS_SPACE, **shape), dataset, device
+    )
     assert isinstance(search, TwoStageSearch)
     train, valid = next(search.batches(0, 0))
     name = "discrete network, norms as in the two-stage search"
@@ -104,7 +110,7 @@ def steps_of(
 
     def architecture_loss() -> Tensor:
         with search.weights.fixed():
-            return search.weights.loss(*valid, search.code.coefficients())[0]
+            return search.weights.loss(valid, search.code.coefficients())[0]
 
     found["two-stage search, weights"] = Measured(
         weights, lambda: weights_loss(search, train), search.network, name
@@ -117,7 +123,8 @@ def steps_of(
     )
 
     for frozen in (False, True):
-        stage = build_search(ONE_STAGE, TrainOptions(**shape, search_epochs=1), dataset, device)
+        options = search_options(ONE_STAGE, DARTS_SPACE, **shape, search_epochs=1)
+        stage = build_search(ONE_STAGE, options, dataset, device)
         if frozen:
             stage.end_epoch(NoRun())
             stage.epoch = 1
@@ -132,7 +139,7 @@ def steps_of(
         batch = next(stage.batches(0, 0))
 
         def loss(stage: Stage = stage, batch: tuple[Tensor, Tensor] = batch) -> Tensor:
-            return stage.weights.loss(*batch, stage.code.coefficients())[0]
+            return stage.weights.loss(batch, stage.code.coefficients())[0]
 
         found["one-stage, all frozen" if frozen else "one-stage, searching"] = Measured(
             lambda stage=stage, batch=batch: stage.train_step(batch), loss, stage.network, name
@@ -146,7 +153,7 @@ def rivals_of(
     """Return the steps of searches that run all candidates."""
     found = {}
     for name, method in RIVALS.items():
-        options = METHODS[method].options(**shape, **METHODS[method].fixed)
+        options = search_options(method, DARTS_SPACE, **shape)
         stage: Stage = build_search(method, options, dataset, device)
         batch = next(stage.batches(0, 0))
         found[name] = Measured(

@@ -29,14 +29,16 @@ from torchvision import transforms
 
 from experiments._command import positive
 from experiments.efficiency import random_images
-from isnas.networks.core import drop_path
-from isnas.networks.darts import Network, build_network
-from isnas.runs.options import EvaluateOptions
-from isnas.runs.training import Training, cpu_threads, resolve_device
-from isnas.spaces.genotype import GENOTYPES
+from isnas import DARTS_SPACE, GENOTYPES
+from isnas.networks.core import CellNetwork, drop_path
+from isnas.networks.registry import build_network
+from isnas.runs.evaluation import evaluation_schema
+from isnas.runs.training import Training
+from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.tasks.images import Dataset as Images
+from isnas.tasks.registry import task_of
 
-PRESET = EvaluateOptions.preset("paper")
+PRESET = evaluation_schema(DARTS_SPACE).compose("paper")
 DROP_PATH = 0.1
 """Halfway through the published schedule."""
 
@@ -78,15 +80,15 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.vary(Image.fromarray(self.pixels[i])), self.labels[i]
 
 
-def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tensor], float]:
+def plain_step(network: CellNetwork, device: torch.device) -> Callable[[Tensor, Tensor], float]:
     """Return the step of a usual training script; it returns the loss."""
     network = network.to(device).train()
     random = torch.Generator(device)
     optimizer = torch.optim.SGD(
         network.parameters(),
-        lr=PRESET.learning_rate,
-        momentum=PRESET.momentum,
-        weight_decay=PRESET.weight_decay,
+        lr=PRESET.optimizer.learning_rate,
+        momentum=PRESET.optimizer.momentum,
+        weight_decay=PRESET.optimizer.weight_decay,
     )
 
     def step(x: Tensor, y: Tensor) -> float:
@@ -94,9 +96,11 @@ def plain_step(network: Network, device: torch.device) -> Callable[[Tensor, Tens
         optimizer.zero_grad()
         kept = drop_path(network.active(), len(x), DROP_PATH, random)
         logits, side = network(x, auxiliary=True, kept=kept)
-        loss = F.cross_entropy(logits, y) + PRESET.auxiliary_weight * F.cross_entropy(side, y)
+        loss = F.cross_entropy(
+            logits, y
+        ) + PRESET.regularization.auxiliary_weight * F.cross_entropy(side, y)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), PRESET.clip)
+        nn.utils.clip_grad_norm_(network.parameters(), PRESET.optimizer.clip)
         optimizer.step()
         return loss.item()
 
@@ -115,14 +119,14 @@ def main() -> None:
         random_images(given.steps * given.batch_size, given.side), cutout=given.side // 2
     )
 
-    def network() -> Network:
+    def network() -> CellNetwork:
         genotype = GENOTYPES["ISTA_twostage"]
-        return build_network(genotype, given.channels, given.cells, auxiliary=True)
+        return build_network(genotype, channels=given.channels, cells=given.cells, auxiliary=True)
 
-    options = replace(
-        PRESET, batch_size=given.batch_size, precision=given.precision, drop_path=DROP_PATH
+    options = PRESET.replace(
+        batch_size=given.batch_size, precision=given.precision, drop_path=DROP_PATH
     )
-    ours = Training(network(), options, images.to(device), device)
+    ours = Training(network(), options, task_of(DARTS_SPACE), images.to(device), device)
     ours.epoch = ours.epochs - 1  # where drop path has its full rate
     step = plain_step(network(), device)
     loader = DataLoader(

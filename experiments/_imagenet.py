@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from isnas.commands import RunResult, held_out_batches, load
-from isnas.runs.options import EvaluateOptions
+from isnas.commands.run import RunResult
 from isnas.runtime.devices import resolve_device
+from isnas.runtime.options import Composition
+from isnas.tasks.registry import task_of
 
 from ._images import Subset
 
@@ -40,14 +41,15 @@ PUBLISHED = (
 
 
 @torch.no_grad()
-def errors(result: RunResult, options: EvaluateOptions) -> dict[str, float]:
+def errors(result: RunResult, options: Composition) -> dict[str, float]:
     """Return the top-1 and top-5 errors of a run's trained network on the test images, in per cent."""
-    device = resolve_device(options.device)
-    dataset = load(options).to(device)
+    device = resolve_device(options.runtime.device)
+    task = task_of(result.genotype.space)
+    dataset = task.to(task.load(options.data), device)
     network = result.network.to(device).eval()
     right = torch.zeros(2, dtype=torch.int64, device=device)
-    for x, y in held_out_batches(dataset, options, device).epoch(0):
+    for x, y in task.test_feed(dataset, options.optimizer, device).epoch(0):
         best = network(x).topk(5).indices == y[:, None]
         right += torch.stack([best[:, 0].sum(), best.any(1).sum()])
-    shares = right.cpu().double() / len(dataset.test_labels)
+    shares = right.cpu().double() / task.test_amount(dataset)
     return {"top1": 100 * float(1 - shares[0]), "top5": 100 * float(1 - shares[1])}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from isnas.runs.options import EvaluateOptions, RunOptions
+from isnas import DARTS_SPACE
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
+from isnas.runtime.options import Composition
 
 
 def seconds(record: RunRecord, part: str, phase: str | None = None) -> float:
@@ -53,8 +54,8 @@ def error(result: dict[str, Any]) -> float:
     return 100 * (1 - result["test_accuracy"])
 
 
-def evaluation_of(options: RunOptions, **changes: Any) -> EvaluateOptions:
+def evaluation_of(options: Composition, **changes: Any) -> Composition:
     """Return the options of training a network alone that `options` have, too, with changes."""
-    names = [field.name for field in fields(EvaluateOptions)]
-    shared = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return EvaluateOptions(**{**shared, **changes})
+    schema = evaluation_schema(DARTS_SPACE)
+    shared = {name: value for name, value in options.to_json().items() if name in schema.fields}
+    return schema.compose(**{**shared, **changes})

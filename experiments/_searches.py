@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isnas.commands import load
-from isnas.comparison.methods import METHODS
-from isnas.comparison.trials import run_part
-from isnas.networks.darts import build_supernet
-from isnas.runs.loop import Part, Stage
-from isnas.runs.options import RunOptions
-from isnas.runs.training import network_options, resolve_device
+from isnas import DARTS_SPACE, METHODS
+from isnas.commands.run import Job, write_genotype
+from isnas.comparison.trials import run_or_resume
+from isnas.runs.loop import Part
 from isnas.runtime.errors import UserError
+from isnas.runtime.options import Composition
+from isnas.searches.base import Search, Setting
 from isnas.searches.one_stage import OneStageTraining
-from isnas.spaces.base import DARTS_SPACE
+from isnas.searches.registry import search_options as options_of
 from isnas.tasks.images import Dataset, split_indices
+from isnas.tasks.registry import task_of
 
 TWO_STAGE, ONE_STAGE, DARTS, SHARING = (
     "ista-two-stage",
@@ -30,7 +30,7 @@ TWO_STAGE, ONE_STAGE, DARTS, SHARING = (
 )
 
 SEARCHES = (TWO_STAGE, ONE_STAGE, DARTS, SHARING)
-"""The searches that are compared, by their names in `isnas.comparison.methods`."""
+"""The searches that are compared, by their names in `isnas.METHODS`."""
 
 
 class OneStageSearch(OneStageTraining):
@@ -40,23 +40,20 @@ class OneStageSearch(OneStageTraining):
 
     @property
     def epochs(self) -> int:
-        return self.options.search_epochs if self.searched is None else self.searched
+        return self.options.method.search_epochs if self.searched is None else self.searched
 
 
-def search_options(method: str, preset: str, changes: dict[str, Any], **own: Any) -> RunOptions:
+def search_options(method: str, preset: str, changes: dict[str, Any], **own: Any) -> Composition:
     """Return a method's options: a preset's with changes, of which ``epochs`` are those of the search."""
-    changes = {**changes, **METHODS[method].fixed, **own}
+    changes = {**changes, **own}
     if method == ONE_STAGE and "epochs" in changes:
         changes["search_epochs"] = changes.pop("epochs")
-    return METHODS[method].options.preset(preset, **changes)
+    return options_of(method, DARTS_SPACE, preset, **changes)
 
 
-def halves(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the images that the searches' weights learn from, and the others."""
-    return split_indices(len(dataset.train_labels), 0.5, seed)
-
-
-def build_search(method: str, options: RunOptions, dataset: Dataset, device: torch.device) -> Stage:
+def build_search(
+    method: str, options: Composition, dataset: Dataset, device: torch.device
+) -> Search:
     """Return the stage of a search in the space of DARTS.
 
     The weights of all learn from the same half of the training data, those of one-stage training, too.
@@ -64,8 +61,8 @@ def build_search(method: str, options: RunOptions, dataset: Dataset, device: tor
     Parameters
     ----------
     method : str
-    options : RunOptions
-        Of the method's class.
+    options : Composition
+        Of the method.
     dataset : Dataset
         On the device.
     device : torch.device
@@ -75,42 +72,28 @@ def build_search(method: str, options: RunOptions, dataset: Dataset, device: tor
     UserError
         When the images do not fit the memory, in one-stage training.
     """
-    stage = METHODS[method].stage
-    if method == ONE_STAGE:
-        stage = OneStageSearch
-        if not isinstance(dataset.train_images, Tensor):
-            raise UserError(
-                "one-stage search on half of the images needs images that fit the memory"
-            )
-        half = halves(dataset, options.seed)[0].to(device)
-        images, labels = dataset.train_images[half], dataset.train_labels[half]
-        dataset = replace(dataset, train_images=images, train_labels=labels)
-    shape = replace(network_options(options, dataset), **stage.network_changes(options))
-    space = stage.supernet_space(DARTS_SPACE, options)
-    return stage(build_supernet(shape, space, seed=options.seed), options, dataset, device)
+    task = task_of(DARTS_SPACE)
+    if method != ONE_STAGE:
+        return METHODS[method].create(Setting(DARTS_SPACE, task, dataset, device, options))
+    if not isinstance(dataset.train_images, Tensor):
+        raise UserError("one-stage search on half of the images needs images that fit the memory")
+    half = split_indices(len(dataset.train_labels), 0.5, options.runtime.seed)[0].to(device)
+    images, labels = dataset.train_images[half], dataset.train_labels[half]
+    dataset = replace(dataset, train_images=images, train_labels=labels)
+    return OneStageSearch.create(Setting(DARTS_SPACE, task, dataset, device, options))
 
 
 def run_search(
-    method: str,
-    options: RunOptions,
-    out: Path,
-    finish: Callable[[Stage, Dataset], dict[str, Any]],
+    method: str, options: Composition, out: Path, finish: Callable[[Search], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Search in a run directory, or go on there, and return what `finish` makes of the stage that has ended.
+    """Search in a run directory, or go on there, and return what `finish` makes of the search that has ended."""
 
-    Parameters
-    ----------
-    method : str
-    options : RunOptions
-    out : Path
-    finish : callable
-        Gets the stage and the data, on its device.
-    """
-    device = resolve_device(options.device)
-    dataset = load(options).to(device)
-    part = Part(
-        "search",
-        lambda results: build_search(method, options, dataset, device),
-        lambda stage: finish(stage, dataset),
-    )
-    return run_part(options, part, out, command="search")
+    def parts(job: Job, run: Any, data: Dataset, device: torch.device) -> list[Part]:
+        def ended(search: Search) -> dict[str, Any]:
+            write_genotype(run, search.genotype())
+            return finish(search)
+
+        return [Part("search", lambda results: build_search(method, options, data, device), ended)]
+
+    job = Job("search", DARTS_SPACE, task_of(DARTS_SPACE), options, {"method": method}, parts)
+    return run_or_resume(job, out).results["search"]

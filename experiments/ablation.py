@@ -42,18 +42,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isnas.commands import evaluate, search, train
+from isnas import DARTS_SPACE
+from isnas.codes.choices import Choices
+from isnas.commands.evaluate import evaluation_job
+from isnas.commands.search import ONE_STAGE, TWO_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.options import EvaluateOptions, SearchOptions, TrainOptions
 from isnas.runs.records import RunRecord, Trajectory
 from isnas.runtime.errors import UserError
+from isnas.runtime.options import Composition
 from isnas.runtime.randomness import generator
-from isnas.spaces.base import DARTS_SPACE
+from isnas.searches.registry import search_options
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
-from ._runs import evaluation_of, seconds
+from ._runs import seconds
 from ._statistics import interval_text, mean_interval
 
 RULES = ("truncate", "path", "best_subset")
@@ -112,23 +115,25 @@ class Scale:
     images : Subset
     seeds : int
         The default of ``--seeds``.
-    search : SearchOptions
+    search : Composition
         Of the searches in two stages; ``evaluation_epochs`` and so on say how what was found is trained.
-    train : TrainOptions
+    train : Composition
         Of one-stage training.
     """
 
     images: Subset
     seeds: int
-    search: SearchOptions
-    train: TrainOptions
+    search: Composition
+    train: Composition
 
 
 SCALES = {
     "smoke": Scale(
         Subset("digits", 64, 32),
         1,
-        SearchOptions(
+        search_options(
+            TWO_STAGE,
+            DARTS_SPACE,
             channels=2,
             cells=3,
             batch_size=32,
@@ -137,16 +142,35 @@ SCALES = {
             random_architectures=0,
             threads=1,
         ),
-        TrainOptions(channels=2, cells=3, batch_size=32, search_epochs=1, epochs=1, threads=1),
+        search_options(
+            ONE_STAGE,
+            DARTS_SPACE,
+            channels=2,
+            cells=3,
+            batch_size=32,
+            search_epochs=1,
+            epochs=1,
+            threads=1,
+        ),
     ),
     "small": Scale(
         Subset("cifar10", 2_048, 5_000),
         3,
-        SearchOptions(epochs=10, evaluation_epochs=10, random_architectures=0, threads=1),
-        TrainOptions(search_epochs=10, epochs=10, threads=1),
+        search_options(
+            TWO_STAGE,
+            DARTS_SPACE,
+            epochs=10,
+            evaluation_epochs=10,
+            random_architectures=0,
+            threads=1,
+        ),
+        search_options(ONE_STAGE, DARTS_SPACE, search_epochs=10, epochs=10, threads=1),
     ),
     "paper": Scale(
-        Subset("cifar10"), 4, SearchOptions.preset("paper"), TrainOptions.preset("paper")
+        Subset("cifar10"),
+        4,
+        search_options(TWO_STAGE, DARTS_SPACE, "paper"),
+        search_options(ONE_STAGE, DARTS_SPACE, "paper"),
     ),
 }
 
@@ -196,7 +220,7 @@ def behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
 # Trials
 
 
-def run_trial(name: str, seed: int, options: Any, directory: Path) -> dict[str, Any]:
+def run_trial(name: str, seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Run one setting with one seed, in whatever process.
 
     Parameters
@@ -204,27 +228,28 @@ def run_trial(name: str, seed: int, options: Any, directory: Path) -> dict[str, 
     name : str
         Of the setting.
     seed : int
-    options : EvaluateOptions, TrainOptions or SearchOptions
-        What is to be run: training of a random architecture, one stage, or two.
+    options : Composition
+        Of what is to be run: training of a random architecture, one stage, or two.
     directory : Path
         Of the run.
     """
-    row = {"setting": name, "seed": seed}
-    if name == RANDOM:
+    factor = SETTINGS[name].factor
+    if factor == "random":
         genotype = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
-        run, part = run_or_resume(evaluate, genotype, options, out=directory), "evaluate"
-    elif isinstance(options, TrainOptions):
-        run, part = run_or_resume(train, options, out=directory), "train"
+        run, part = run_or_resume(evaluation_job(genotype, options), directory), "evaluate"
     else:
-        run, part = run_or_resume(search, options, out=directory), "found"
+        method = ONE_STAGE if factor == "freezing" else TWO_STAGE
+        run = run_or_resume(search_job(method, DARTS_SPACE, options), directory)
+        part = "found" if method == TWO_STAGE else "search"
     record, result = RunRecord(directory), run.results[part]
     searched = {
         "evaluate": 0.0,
-        "train": seconds(record, "train", "search") if part == "train" else 0.0,
+        "search": seconds(record, "search", "search") if part == "search" else 0.0,
         "found": seconds(record, "search") if part == "found" else 0.0,
     }
     return {
-        **row,
+        "setting": name,
+        "seed": seed,
         "genotype": str(run.genotype),
         "accuracy": 100 * result["test_accuracy"],
         "parameters": result["parameters"],
@@ -397,13 +422,7 @@ def run(launch: Launch, *, factors: Sequence[str] = FACTORS) -> None:
         )
     size = SCALES[launch.scale]
     with launch.opened(__name__, ("setting", "seed"), size) as experiment:
-        alone = evaluation_of(
-            EvaluateOptions.preset(size.search.evaluation_preset),
-            channels=size.search.evaluation_channels or size.search.channels,
-            cells=size.search.evaluation_cells or size.search.cells,
-            epochs=size.search.evaluation_epochs,
-            threads=size.search.threads,
-        )
+        alone = size.search.evaluation
         wanted = {"random", "centre", *factors}
         trials = []
         # one seed of all settings after the other: whenever it stops, all have had the same

@@ -26,11 +26,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isnas.commands import evaluate, train
+from isnas import DARTS_SPACE
+from isnas.commands.evaluate import evaluation_job
+from isnas.commands.search import ONE_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.options import TrainOptions
 from isnas.runs.records import RunRecord
+from isnas.runtime.options import Composition
+from isnas.searches.registry import search_options
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._images import Subset
@@ -41,14 +44,23 @@ SCALES = {
     "smoke": Scale(
         Subset("digits", 128, 64),
         2,
-        TrainOptions(channels=2, cells=3, batch_size=32, search_epochs=1, epochs=1, threads=1),
+        search_options(
+            ONE_STAGE,
+            DARTS_SPACE,
+            channels=2,
+            cells=3,
+            batch_size=32,
+            search_epochs=1,
+            epochs=1,
+            threads=1,
+        ),
     ),
     "small": Scale(
         Subset("cifar10", 4_096, 5_000),
         5,
-        TrainOptions(search_epochs=10, epochs=20, threads=1),
+        search_options(ONE_STAGE, DARTS_SPACE, search_epochs=10, epochs=20, threads=1),
     ),
-    "paper": Scale(Subset("cifar10"), 4, TrainOptions.preset("paper")),
+    "paper": Scale(Subset("cifar10"), 4, search_options(ONE_STAGE, DARTS_SPACE, "paper")),
 }
 
 NETWORKS = {
@@ -66,15 +78,15 @@ PUBLISHED = (
 """Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
 
 
-def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, Any]:
+def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Search and train in one run with one seed, and train what it found twice from scratch, in whatever process."""
     directories = {name: directory / f"{seed}-{name.replace('_', '-')}" for name in NETWORKS}
-    whole = run_or_resume(train, options, out=directories["one_stage"])
-    searched = whole.results["train"]["search_epochs"]
-    results = {"one_stage": whole.results["train"]}
+    whole = run_or_resume(search_job(ONE_STAGE, DARTS_SPACE, options), directories["one_stage"])
+    searched = whole.results["search"]["search_epochs"]
+    results = {"one_stage": whole.results["search"]}
     for name, epochs in (("retrained", 0), ("retrained_longer", searched)):
-        recipe = evaluation_of(options, epochs=options.epochs + epochs)
-        done = run_or_resume(evaluate, whole.genotype, recipe, out=directories[name])
+        recipe = evaluation_of(options, epochs=options.optimizer.epochs + epochs)
+        done = run_or_resume(evaluation_job(whole.genotype, recipe), directories[name])
         results[name] = done.results["evaluate"]
     records = {name: RunRecord(path) for name, path in directories.items()}
     spent = {name: seconds(record, record.parts[0]) for name, record in records.items()}
@@ -83,10 +95,10 @@ def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, An
         "seed": seed,
         "genotype": str(whole.genotype),
         "search_epochs": searched,
-        "folding_error": whole.results["train"]["folding_error"],
-        "search_seconds": seconds(first, "train", "search"),
+        "folding_error": whole.results["search"]["folding_error"],
+        "search_seconds": seconds(first, "search", "search"),
         "search_images": images(
-            first, "train", available=first.config["data"]["train"], phase="search"
+            first, "search", available=first.config["data"]["train"], phase="search"
         ),
         "errors": {name: error(result) for name, result in results.items()},
         "parameters": {name: result["parameters"] for name, result in results.items()},

@@ -25,11 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from isnas.commands import search
+from isnas import DARTS_SPACE
+from isnas.commands.search import TWO_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.options import SearchOptions
 from isnas.runs.records import RunRecord
+from isnas.runtime.options import Composition
+from isnas.searches.registry import search_options
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._images import Subset
@@ -40,7 +42,9 @@ SCALES = {
     "smoke": Scale(
         Subset("digits", 128, 64),
         2,
-        SearchOptions(
+        search_options(
+            TWO_STAGE,
+            DARTS_SPACE,
             channels=2,
             cells=3,
             batch_size=32,
@@ -53,9 +57,20 @@ SCALES = {
     "small": Scale(
         Subset("cifar10", 4_096, 5_000),
         6,
-        SearchOptions(epochs=20, evaluation_epochs=20, random_architectures=1, threads=1),
+        search_options(
+            TWO_STAGE,
+            DARTS_SPACE,
+            epochs=20,
+            evaluation_epochs=20,
+            random_architectures=1,
+            threads=1,
+        ),
     ),
-    "paper": Scale(Subset("cifar10"), 4, SearchOptions.preset("paper", random_architectures=1)),
+    "paper": Scale(
+        Subset("cifar10"),
+        4,
+        search_options(TWO_STAGE, DARTS_SPACE, "paper", random_architectures=1),
+    ),
 }
 
 PUBLISHED = (
@@ -69,9 +84,9 @@ PUBLISHED = (
 """Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
 
 
-def run_trial(seed: int, options: SearchOptions, directory: Path) -> dict[str, Any]:
+def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Search with one seed, train what was found, and random architectures beside it, in whatever process."""
-    result = run_or_resume(search, options, out=directory)
+    result = run_or_resume(search_job(TWO_STAGE, DARTS_SPACE, options), directory)
     record = RunRecord(directory)
     drawn = [part for name, part in result.results.items() if name.startswith("random-")]
     found = result.results["found"]

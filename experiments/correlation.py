@@ -35,23 +35,24 @@ from typing import Any
 
 import numpy as np
 
-from isnas.commands import evaluate
+from isnas import DARTS_SPACE, Genotype
+from isnas.codes.choices import Choices
+from isnas.commands.evaluate import evaluation_job
 from isnas.comparison.rows import markdown_table
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.loop import Stage
-from isnas.runs.options import EvaluateOptions, RunOptions
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
+from isnas.runtime.options import Composition
 from isnas.runtime.randomness import generator
-from isnas.searches.base import scoring_batches, shared_accuracy
-from isnas.spaces.base import DARTS_SPACE
-from isnas.spaces.genotype import Genotype
-from isnas.tasks.images import Dataset
+from isnas.searches.base import Search
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
 from ._runs import seconds
 from ._searches import SEARCHES, SHARING, run_search, search_options
 from ._statistics import ceiling, interval_text, mean_tau
+
+RECIPE = evaluation_schema(DARTS_SPACE)
 
 ALONE = "alone"
 """The method of rows of architectures that are trained alone."""
@@ -74,7 +75,7 @@ class Scale:
         Of the searches' options.
     search : dict
         Options that differ from the preset's, the same for all searches.
-    alone : EvaluateOptions
+    alone : Composition
     scoring_images : int
         Images that an architecture is scored on.
     """
@@ -84,7 +85,7 @@ class Scale:
     architectures: int
     trainings: int
     preset: str
-    alone: EvaluateOptions
+    alone: Composition
     scoring_images: int
     search: dict[str, Any] = field(default_factory=dict)
 
@@ -97,7 +98,7 @@ SCALES = {
         trainings=2,
         preset="quick",
         search={"channels": 2, "cells": 3, "batch_size": 24, "epochs": 1, "threads": 1},
-        alone=EvaluateOptions(channels=2, cells=3, batch_size=32, epochs=1, threads=1),
+        alone=RECIPE.compose(channels=2, cells=3, batch_size=32, epochs=1, threads=1),
         scoring_images=48,
     ),
     "small": Scale(
@@ -107,7 +108,7 @@ SCALES = {
         trainings=2,
         preset="quick",
         search={"epochs": 10, "threads": 1},
-        alone=EvaluateOptions(epochs=12, threads=1),
+        alone=RECIPE.compose(epochs=12, threads=1),
         scoring_images=512,
     ),
     "paper": Scale(
@@ -116,7 +117,7 @@ SCALES = {
         architectures=32,
         trainings=2,
         preset="paper",
-        alone=EvaluateOptions.preset("paper"),
+        alone=RECIPE.compose("paper"),
         scoring_images=5_120,
     ),
 }
@@ -128,20 +129,14 @@ def architectures(number: int) -> list[Genotype]:
     return [Choices(DARTS_SPACE).random(random) for _ in range(number)]
 
 
-def scores(
-    stage: Stage, dataset: Dataset, genotypes: Sequence[Genotype], number: int
-) -> list[float]:
+def scores(search: Search, genotypes: Sequence[Genotype], number: int) -> list[float]:
     """Return the accuracies, 0 to 1, of architectures with a super-net's weights on images it has not learnt from."""
-    seed = stage.options.seed
-    batches = scoring_batches(
-        dataset, seed=seed, batch_size=stage.options.batch_size, device=stage.device, images=number
-    )
-    images = list(batches.epoch(0))
-    return [shared_accuracy(stage.network, stage.alone(genotype), images) for genotype in genotypes]
+    images = list(search.scoring_feed(number).epoch(0))
+    return [search.score(genotype, images) for genotype in genotypes]
 
 
 def run_trial(
-    method: str, number: int, seed: int, options: RunOptions, scale: Scale, directory: Path
+    method: str, number: int, seed: int, options: Composition, scale: Scale, directory: Path
 ) -> dict[str, Any]:
     """Train an architecture alone, or a super-net that scores all of them, in whatever process.
 
@@ -152,7 +147,7 @@ def run_trial(
     number : int
         Of the architecture; -1 for super-nets.
     seed : int
-    options : RunOptions
+    options : Composition
     scale : Scale
     directory : Path
         Of the run.
@@ -160,14 +155,14 @@ def run_trial(
     genotypes = architectures(scale.architectures)
     row = {"method": method, "number": number, "seed": seed}
     if method == ALONE:
-        done = run_or_resume(evaluate, genotypes[number], options, out=directory)
+        done = run_or_resume(evaluation_job(genotypes[number], options), directory)
         result = done.results["evaluate"]
         spent = seconds(RunRecord(directory), "evaluate")
         kept = ("genotype", "test_accuracy", "parameters")
         return {**row, **{name: result[name] for name in kept}, "seconds": spent}
 
-    def finish(stage: Stage, dataset: Dataset) -> dict[str, Any]:
-        return {"scores": scores(stage, dataset, genotypes, scale.scoring_images)}
+    def finish(search: Search) -> dict[str, Any]:
+        return {"scores": scores(search, genotypes, scale.scoring_images)}
 
     result = run_search(method, options, directory, finish)
     spent = seconds(RunRecord(directory), "search")

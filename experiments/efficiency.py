@@ -40,20 +40,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isnas import DARTS_SPACE, Genotype
+from isnas.codes.choices import Choices
 from isnas.codes.sparse import SparseCode, SparseCodeOptions
-from isnas.commands import evaluate, from_scratch, train
+from isnas.commands.evaluate import evaluation_job
+from isnas.commands.search import search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
 from isnas.networks.core import Coefficients
+from isnas.runs.evaluation import evaluation_schema, from_scratch
 from isnas.runs.loop import Stage
-from isnas.runs.options import EvaluateOptions, RunOptions
 from isnas.runs.records import RunRecord
-from isnas.runs.training import Training, cpu_threads, resolve_device
+from isnas.runs.training import Training
+from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.runtime.memory import saved_bytes
+from isnas.runtime.options import Composition
 from isnas.runtime.randomness import generator
-from isnas.spaces.base import DARTS_SPACE
-from isnas.spaces.genotype import Genotype
+from isnas.searches.base import Search
 from isnas.tasks.images import Dataset
+from isnas.tasks.registry import task_of
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._images import Subset
@@ -68,6 +73,8 @@ from ._searches import (
     run_search,
     search_options,
 )
+
+RECIPE = evaluation_schema(DARTS_SPACE)
 
 RANDOM, DISCRETE = "random architecture", "discrete network"
 
@@ -89,7 +96,7 @@ class Scale:
         The default of ``--seeds``: searches of each method.
     preset : str
         Of the searches' options.
-    alone : EvaluateOptions
+    alone : Composition
         How what was found is trained.
     batch_sizes : tuple of int
     repeats : int
@@ -105,7 +112,7 @@ class Scale:
     images: Subset
     seeds: int
     preset: str
-    alone: EvaluateOptions
+    alone: Composition
     batch_sizes: tuple[int, ...]
     repeats: int
     side: int
@@ -118,7 +125,7 @@ SCALES = {
         Subset("digits", 96, 64),
         seeds=1,
         preset="quick",
-        alone=EvaluateOptions(channels=2, cells=3, batch_size=32, epochs=1, threads=1),
+        alone=RECIPE.compose(channels=2, cells=3, batch_size=32, epochs=1, threads=1),
         batch_sizes=(2, 4),
         repeats=1,
         side=8,
@@ -129,7 +136,7 @@ SCALES = {
         Subset("cifar10", 2_048, 5_000),
         seeds=3,
         preset="quick",
-        alone=EvaluateOptions(epochs=12, threads=1),
+        alone=RECIPE.compose(epochs=12, threads=1),
         batch_sizes=(8, 16, 32, 64),
         repeats=5,
         side=32,
@@ -139,7 +146,7 @@ SCALES = {
         Subset("cifar10"),
         seeds=4,
         preset="paper",
-        alone=EvaluateOptions.preset("paper"),
+        alone=RECIPE.compose("paper"),
         batch_sizes=(16, 32, 64, 128, 256, 512),
         repeats=20,
         side=32,
@@ -158,13 +165,15 @@ def random_images(number: int, side: int) -> Dataset:
     return Dataset("noise", pixels, labels, pixels[:1], labels[:1], classes, (0.5,) * 3, (0.3,) * 3)
 
 
-def build_step(method: str, options: RunOptions, dataset: Dataset, device: torch.device) -> Stage:
+def build_step(method: str, options: Composition, dataset: Dataset, device: torch.device) -> Stage:
     """Return the stage whose steps are measured."""
     if method != DISCRETE:
         return build_search(method, options, dataset, device)
     # the architecture that the searches by sparse code begin with
-    genotype = SparseCode(DARTS_SPACE, SparseCodeOptions(), seed=options.seed).genotype()
-    return Training(from_scratch(genotype, options, dataset), options, dataset, device)
+    genotype = SparseCode(DARTS_SPACE, SparseCodeOptions(), seed=options.runtime.seed).genotype()
+    task = task_of(DARTS_SPACE)
+    network = from_scratch(genotype, options, task, dataset)
+    return Training(network, options, task, dataset, device)
 
 
 def coefficients_of(method: str, stage: Stage) -> dict[str, Coefficients] | None:
@@ -175,7 +184,7 @@ def coefficients_of(method: str, stage: Stage) -> dict[str, Coefficients] | None
 
 
 def run_step(
-    kind: str, method: str, batch_size: int, options: RunOptions, scale: Scale
+    kind: str, method: str, batch_size: int, options: Composition, scale: Scale
 ) -> dict[str, Any]:
     """Measure the steps of one method with one batch size.
 
@@ -186,10 +195,10 @@ def run_step(
         backward pass of one batch, and the ``peak`` that was allocated on a GPU; None what does not fit its memory or
         is not known.
     """
-    device = resolve_device(options.device)
+    device = resolve_device(options.runtime.device)
     row = {"kind": kind, "method": method, "number": batch_size, "batches": 1}
     unknown = {"seconds": None, "saved": None, "peak": None}
-    with cpu_threads(options.threads or torch.get_num_threads()):
+    with cpu_threads(options.runtime.threads or torch.get_num_threads()):
         try:
             return {**row, **unknown, **_measured(method, options, scale, device)}
         except torch.OutOfMemoryError:
@@ -200,20 +209,20 @@ def run_step(
 
 
 def _measured(
-    method: str, options: RunOptions, scale: Scale, device: torch.device
+    method: str, options: Composition, scale: Scale, device: torch.device
 ) -> dict[str, Any]:
     # a batch in each half
-    dataset = random_images(2 * options.batch_size, scale.side).to(device)
+    dataset = random_images(2 * options.optimizer.batch_size, scale.side).to(device)
     stage = build_step(method, options, dataset, device)
     stage.network.train()
     batch = next(iter(stage.batches(0, 0)))
     two = isinstance(batch[0], tuple)
-    x, y = batch[0] if two else batch
+    one = batch[0] if two else batch
 
     def loss() -> Tensor:
-        return stage.weights.loss(x, y, coefficients_of(method, stage))[0]
+        return stage.weights.loss(one, coefficients_of(method, stage))[0]
 
-    saved = saved_bytes(loss, [*stage.network.parameters(), *stage.network.buffers(), x])
+    saved = saved_bytes(loss, [*stage.network.parameters(), *stage.network.buffers(), one[0]])
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times = []
     if device.type == "cuda":
@@ -237,7 +246,7 @@ def _measured(
 
 
 def run_trial(
-    kind: str, method: str, seed: int, options: RunOptions, alone: EvaluateOptions, directory: Path
+    kind: str, method: str, seed: int, options: Composition, alone: Composition, directory: Path
 ) -> dict[str, Any]:
     """Search, and train what was found, in whatever process.
 
@@ -252,8 +261,8 @@ def run_trial(
     row = {"kind": kind, "method": method, "number": seed}
     searched = directory / f"{method.replace(' ', '-')}-{seed}"
     if method == ONE_STAGE:
-        done = run_or_resume(train, options, out=searched)
-        record, part = RunRecord(searched), "train"
+        done = run_or_resume(search_job(method, DARTS_SPACE, options), searched)
+        record, part = RunRecord(searched), "search"
         result = done.results[part]
         cost = {
             "search_images": images(
@@ -276,14 +285,14 @@ def run_trial(
         genotype = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
     else:
 
-        def finish(stage: Stage, dataset: Dataset) -> dict[str, Any]:
-            return {"genotype": str(stage.genotype()), "half": len(stage.valid_feed.indices)}
+        def finish(search: Search) -> dict[str, Any]:
+            return {"genotype": str(search.genotype()), "half": len(search.valid_feed.indices)}
 
         found = run_search(method, options, searched, finish)
         genotype = Genotype.parse(found["genotype"])
         cost = _cost(RunRecord(searched), options, method, found["half"])
     trained = directory / f"{searched.name}-alone"
-    result = run_or_resume(evaluate, genotype, alone, out=trained).results["evaluate"]
+    result = run_or_resume(evaluation_job(genotype, alone), trained).results["evaluate"]
     return {
         **row,
         **cost,
@@ -294,7 +303,7 @@ def run_trial(
     }
 
 
-def _cost(record: RunRecord, options: RunOptions, method: str, half: int) -> dict[str, Any]:
+def _cost(record: RunRecord, options: Composition, method: str, half: int) -> dict[str, Any]:
     columns, spent = record.epochs("search"), record.seconds("search")
     seen = images(record, "search", available=half, streams=1 if method == SHARING else 2)
     epochs = len(columns["epoch"])
@@ -309,8 +318,8 @@ def _cost(record: RunRecord, options: RunOptions, method: str, half: int) -> dic
     ]
     evaluated = 0
     if method == SHARING:
-        evaluated = options.candidates * min(options.validation_images, half)
-        evaluated += options.finalists * half
+        evaluated = options.method.candidates * min(options.method.validation_amount, half)
+        evaluated += options.method.finalists * half
     return {
         "search_images": seen,
         "search_seconds": seconds(record, "search"),
@@ -415,13 +424,13 @@ def run(launch: Launch) -> None:
     size = SCALES[launch.scale]
     with launch.opened(__name__, ("kind", "method", "number"), size) as experiment:
         shape = search_options(TWO_STAGE, size.preset, size.search)
-        alike = {name: getattr(shape, name) for name in ("channels", "cells", "threads")}
+        alike = {name: shape.to_json()[name] for name in ("channels", "cells", "threads")}
         alike["device"] = launch.device
         steps: list[tuple[Any, ...]] = []
         for number in size.batch_sizes:
             for method in STEPS:
                 if method == DISCRETE:
-                    options = EvaluateOptions(**alike, batch_size=number)
+                    options = RECIPE.compose(**alike, batch_size=number)
                 else:
                     changes = {**size.search, **alike, "batch_size": number}
                     own = {"auxiliary_weight": 0.0} if method == ONE_STAGE else {}
@@ -439,7 +448,7 @@ def run(launch: Launch) -> None:
                 own = {"candidates": size.candidates} if few else {}
                 base = search_options(method, size.preset, size.search, **own)
                 # the schedule after a one-stage search is as long as training alone
-                changes = {"epochs": alone.epochs} if method == ONE_STAGE else {}
+                changes = {"epochs": alone.optimizer.epochs} if method == ONE_STAGE else {}
                 options = experiment.options(base, seed, **changes)
                 trials.append(("search", method, seed, options, alone, experiment.runs))
         experiment.run(run_trial, trials, table=table_text, describe=_said)

@@ -26,27 +26,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isnas.commands import train
+from isnas import DARTS_SPACE
+from isnas.commands.search import ONE_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.options import TrainOptions
 from isnas.runs.records import RunRecord
+from isnas.runtime.options import Composition
+from isnas.searches.registry import search_options
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
 from ._runs import seconds
 
 SCALES = {
-    "smoke": Scale(IMAGES["smoke"], 1, TrainOptions(**COMMON, **SMOKE, search_epochs=1)),
-    "small": Scale(IMAGES["small"], 2, TrainOptions(**COMMON, **SMALL, search_epochs=10)),
-    "paper": Scale(IMAGES["paper"], 1, TrainOptions.preset("imagenet")),
+    "smoke": Scale(
+        IMAGES["smoke"],
+        1,
+        search_options(ONE_STAGE, DARTS_SPACE, **COMMON, **SMOKE, search_epochs=1),
+    ),
+    "small": Scale(
+        IMAGES["small"],
+        2,
+        search_options(ONE_STAGE, DARTS_SPACE, **COMMON, **SMALL, search_epochs=10),
+    ),
+    "paper": Scale(IMAGES["paper"], 1, search_options(ONE_STAGE, DARTS_SPACE, "imagenet")),
 }
 
 
-def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, Any]:
+def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Search and train in one run with one seed, in whatever process."""
-    done = run_or_resume(train, options, out=directory)
-    record, result = RunRecord(directory), done.results["train"]
+    done = run_or_resume(search_job(ONE_STAGE, DARTS_SPACE, options), directory)
+    record, result = RunRecord(directory), done.results["search"]
     return {
         "seed": seed,
         "genotype": str(done.genotype),
@@ -54,8 +64,8 @@ def run_trial(seed: int, options: TrainOptions, directory: Path) -> dict[str, An
         "parameters": result["parameters"],
         "multiply_adds": result["multiply_adds"],
         "search_epochs": result["search_epochs"],
-        "search_seconds": seconds(record, "train", "search"),
-        "seconds": seconds(record, "train"),
+        "search_seconds": seconds(record, "search", "search"),
+        "seconds": seconds(record, "search"),
     }
 
 

@@ -26,12 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isnas.commands import evaluate
+from isnas import DARTS_SPACE, GENOTYPES, Genotype
+from isnas.commands.evaluate import evaluation_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
-from isnas.runs.options import EvaluateOptions
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
-from isnas.spaces.genotype import GENOTYPES, Genotype
+from isnas.runtime.options import Composition
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
 from ._imagenet import COMMON, IMAGES, PUBLISHED, SMALL, SMOKE, errors
@@ -40,17 +41,18 @@ from ._runs import seconds
 GIVEN = ("ISTA_twostage", "ISTA_onestage", "DARTS_V2")
 """The genotypes that are trained when none is given."""
 
+RECIPE = evaluation_schema(DARTS_SPACE)
 
 SCALES = {
-    "smoke": Scale(IMAGES["smoke"], 1, EvaluateOptions(**COMMON, **SMOKE)),
-    "small": Scale(IMAGES["small"], 2, EvaluateOptions(**COMMON, **SMALL)),
-    "paper": Scale(IMAGES["paper"], 1, EvaluateOptions.preset("imagenet")),
+    "smoke": Scale(IMAGES["smoke"], 1, RECIPE.compose(**COMMON, **SMOKE)),
+    "small": Scale(IMAGES["small"], 2, RECIPE.compose(**COMMON, **SMALL)),
+    "paper": Scale(IMAGES["paper"], 1, RECIPE.compose("imagenet")),
 }
 
 
-def run_trial(text: str, seed: int, options: EvaluateOptions, directory: Path) -> dict[str, Any]:
+def run_trial(text: str, seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Train the network of a genotype (in text form) with one seed, in whatever process."""
-    done = run_or_resume(evaluate, Genotype.parse(text), options, out=directory)
+    done = run_or_resume(evaluation_job(Genotype.parse(text), options), directory)
     result = done.results["evaluate"]
     return {
         "genotype": text,

@@ -180,7 +180,7 @@ SCALES = {
             "enas": 20,
             "gdas": 13,
         },
-    ),  # fmt: skip
+    ),
     "paper": Scale("cifar10", None, 16, 5, 50, 64, 0.025, 6e-4, 10, 100, 200, 5_120, "paper"),
 }
 

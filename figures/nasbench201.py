@@ -152,6 +152,8 @@ def draw_cost(results: Results) -> Figure:
         )
         everything.append(mean - deviation)
     _stretch(ax, optimum, everything)
+    # a margin that a single cost has, too
+    ax.set_xlim(min(costs.values()) / 1.5, max(costs.values()) * 1.5)
     _mark_references(ax, known)
     plain_log_labels(ax.xaxis)
     tidy(
@@ -177,7 +179,7 @@ def draw_trajectories(results: Results) -> Figure:
         for rule in _RULES
     }
     # all of a method's trajectories are of one length
-    panels["others"] = [
+    panels["others" if any(panels.values()) else ""] = [
         name for name, rows in methods.items() if name not in SPARSE and rows[0]["trajectory"]
     ]
     panels = {title: names for title, names in panels.items() if names}
@@ -207,7 +209,7 @@ def draw_trajectories(results: Results) -> Figure:
         _mark_references(ax, known)
     axes[0].set_ylabel(ACCURACY, fontsize=FONT_SIZE)
     whole_numbers(axes)
-    legend_below(figure, axes, columns=4)
+    legend_below(figure, axes, columns=4 if len(panels) > 1 else 2)
     return figure
 
 

@@ -6,10 +6,11 @@ genotypes, the sparse code, super-nets and discrete networks, folding, data.
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from .codes.sparse import SparseCode, SparseCodeOptions
 from .commands import RunResult, evaluate, resume, search, train
 from .comparison.compare import Comparison, compare
-from .drawing import draw_cells
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
@@ -27,6 +28,9 @@ from .spaces.darts import DARTS_SPACE, GENOTYPES, DartsSpace
 from .spaces.genotype import CellGenotype, Edge, Genotype
 from .spaces.nasbench201 import NASBENCH201_SPACE
 from .tasks.images import Dataset, load_dataset
+
+if TYPE_CHECKING:
+    from .drawing import draw_cells
 
 __all__ = [
     "DARTS_SPACE",
@@ -70,3 +74,12 @@ __all__ = [
     "search_options",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what draws only when it is asked for: its library takes a second."""
+    if name == "draw_cells":
+        from .drawing import draw_cells
+
+        return draw_cells
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,6 @@ from . import __version__, spaces
 from .commands import RunResult, evaluate, resume, search, test_saved, train_further
 from .commands.search import ONE_STAGE, TWO_STAGE
 from .comparison.compare import compare, comparison_schema
-from .drawing import draw_cells
 from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
 from .runs.loop import Interrupted
@@ -317,6 +316,8 @@ def _show(result: RunResult, out: TextIO) -> None:
 def _run(arguments: dict[str, Any]) -> None:
     command = arguments.pop("command")
     if command == "draw":
+        from .drawing import draw_cells
+
         genotype = _genotype_of(arguments)
         out = Path(arguments["out"])
         if not out.suffix:

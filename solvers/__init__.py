@@ -3,7 +3,8 @@
     minimise over z   1/2 ||A z - b||^2 + lam ||z||_1
 
 Takes torch tensors of any floating-point dtype on any device, with any batch dimensions, or
-sequences of tensors for problems of different sizes. All is computed in float64 by NumPy on the
+sequences of tensors for problems of different sizes; NumPy arrays in place of tensors, too, and then
+answers with arrays. All is computed in float64 by NumPy on the
 host, for the whole batch in lock-step, and returned in the caller's dtype and device: the
 problems are tiny (7 x 14 to 7 x 35) and the algorithms sequential, so a device would only wait,
 and one transfer each way is all it sees. Nothing is differentiated through, but for
@@ -16,7 +17,7 @@ instead of magnitude, take `non_negative` for the minimum over z >= 0.
 This package knows nothing of networks.
 """
 
-from sklearn.exceptions import ConvergenceWarning
+from typing import TYPE_CHECKING, Any
 
 from ._best_subset import MOST_SUPPORTS, BestSubset, best_subset
 from ._lasso import duality_gap, lasso, lasso_path
@@ -25,6 +26,9 @@ from ._result import Knot, LassoResult, SparseResult
 from ._soft_threshold import soft_threshold
 from ._sparsest import sparsest
 from ._truncate import truncate
+
+if TYPE_CHECKING:
+    from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
     "MOST_SUPPORTS",
@@ -43,3 +47,12 @@ __all__ = [
     "sparsest",
     "truncate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import scikit-learn's warning when it is asked for: a second that few need."""
+    if name == "ConvergenceWarning":
+        from sklearn.exceptions import ConvergenceWarning
+
+        return ConvergenceWarning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

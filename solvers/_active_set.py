@@ -41,7 +41,9 @@ def solve_on_support(problem: Problem, sign: Array, *, refinements: int = 2) -> 
     columns = np.argsort(~active, axis=1, kind="stable")[:, :size]
     used = np.take_along_axis(active, columns, 1)
     sub = np.take_along_axis(A, columns[:, None, :], 2) * used[:, None, :]
-    target = np.take_along_axis(np.where(active, problem.penalty * sign, 0), columns, 1)
+    target = np.take_along_axis(
+        np.multiply(problem.penalty, sign, out=np.zeros((p, n)), where=active), columns, 1
+    )
     system = np.zeros((p, m + size, m + size))
     system[:, range(m), range(m)] = 1
     system[:, range(m, m + size), range(m, m + size)] = ~used  # unused slots give z = 0

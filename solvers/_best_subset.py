@@ -1,10 +1,6 @@
 """The exact l0 answer: the best s columns of all, by trying every choice.
 
-What depends on A alone is done once. Of every support S an orthonormal basis Q of the span of its
-columns is kept, and the triangle T = R^-1 of A_S = Q R. For a b then
-
-    ||b - A_S z|| = ||b - Q Q'b||    and    z = T Q'b,
-
+What depends on A alone is done once: the factors of every support, see `_factors`. For a b it then takes
 a few products for all supports of all problems together.
 
 With z >= 0, the best fit within s columns has positive coefficients on some T of at most s columns
@@ -32,18 +28,16 @@ from ._convert import (
     read_right_sides,
     read_sizes,
 )
+from ._factors import factorise, fit
 from ._groups import admissible_supports, count_supports
-from ._problem import EPS, exact_residual, exponent, in_callers_units, times_power
+from ._problem import exact_residual, exponent, in_callers_units, times_power
 from ._result import SparseResult
 from ._sparsest import sparse_result
 
 MOST_SUPPORTS = 5_000_000  # a minute or so for s = 2..4
 CHUNK = 1 << 20  # floats in one work array, 8 MiB: bounds the memory
 KEPT = 1 << 23  # floats that a `BestSubset` keeps, 64 MiB; beyond, each call works them out again
-# Distance from the span of earlier columns, as a fraction of the column's norm, below which the
-# column adds nothing; and residuals closer than this fraction of ||b|| are tied.
-DEPENDENT = 1e-13
-TIED = 1e-13
+TIED = 1e-13  # residuals closer than this fraction of ||b|| are equally good
 # A correlation below this fraction of ||a_j|| ||b|| is rounding.
 ROUNDING = 1e-13
 
@@ -61,7 +55,8 @@ def best_subset(
     Tries all n-choose-s supports (595 for n = 35, s = 2); with `groups` only those with at most
     one column of each group (490 for five groups of seven). Equally good supports are decided by
     the lowest indices (lexicographic order). On linearly dependent columns z is the least-norm
-    solution, measured with the columns brought to one length.
+    solution, measured with the columns brought to one length. A column within 1e-13 of its length
+    of the span of the others counts as dependent.
 
     With `non_negative`, over all z >= 0. The best fit may then have fewer than s positive
     coefficients, and every support that contains their columns T is equally good. T is completed
@@ -93,10 +88,11 @@ def best_subset(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
-        If shapes do not fit, something is empty, NaN or infinite, s is out of range, or there
-        are more than 5 million supports to try.
+        If shapes do not fit, something is empty, NaN or infinite, s is out of range, there are
+        more than 5 million supports to try, or a coefficient is too large for the dtype or too
+        small for a float64.
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
@@ -195,13 +191,14 @@ class _Best:
         ||b - A z||.
     columns : array of shape (p, k, s)
         Ascending; n where there are fewer than s columns.
-    z : array of shape (p, k, s)
-        The coefficients of these columns.
+    basis, triangle : arrays of shape (p, k, s, m), (p, k, s, s)
+        Factors of these columns.
     """
 
     distance: Array
     columns: Array
-    z: Array
+    basis: Array
+    triangle: Array
 
 
 class _Search:
@@ -273,8 +270,7 @@ class _Search:
         unit = exponent(np.abs(batch.b).max(1))[order].reshape(p, -1)
         b = times_power(batch.b[order].reshape(*unit.shape, -1), -unit[:, :, None])
         best = self._search(b)
-        z = np.zeros((*unit.shape, n + 1))
-        np.put_along_axis(z, best.columns, best.z, 2)
+        z = self._fit(b, best)
         scale = unit[:, :, None] - self._exponent[:, None, :n]
         z = in_callers_units(z[:, :, :n], scale, batch.dtype)
         # Of z as it is returned, to the last digits.
@@ -293,12 +289,13 @@ class _Search:
 
     def _search(self, b: Array) -> _Best:
         """The best fits to b (p, k, m)."""
-        p, k, _ = b.shape
+        p, k, m = b.shape
         s = int(self._sizes.max())
         best = _Best(
             distance=np.full((p, k), np.inf),
             columns=np.full((p, k, s), self._exists.shape[1]),
-            z=np.zeros((p, k, s)),
+            basis=np.zeros((p, k, s, m)),
+            triangle=np.zeros((p, k, s, s)),
         )
         margin = TIED * np.sqrt((b**2).sum(2))
         for supports in self._factorised() if self._kept is None else self._kept:
@@ -317,9 +314,9 @@ class _Search:
         rest = right[:, None] - basis.transpose(0, 1, 3, 2) @ inner
         distance = np.sqrt(np.einsum("pcmk,pcmk->pck", rest, rest))
         if self._non_negative:
-            fit = triangle @ inner
-            fit += (columns == self._exists.shape[1])[:, :, None]  # as good as positive
-            distance[(fit <= 0).any(2)] = np.inf
+            z = triangle @ inner
+            z += (columns == self._exists.shape[1])[:, :, None]  # as good as positive
+            distance[(z <= 0).any(2)] = np.inf
         # The first support within the margin of the best one.
         margin = margin[problems, some]
         nearest = distance.min(1)
@@ -328,14 +325,23 @@ class _Search:
         i, j = better.nonzero()
         first = first[i, j]
         at = problems[i], j + some.start
-        basis, triangle = basis[i, first], triangle[i, first]
-        fit = np.einsum("ist,it->is", triangle, inner[i, first, :, j])
-        # One step of refinement: the inverse of a triangle is less exact than solving with it.
-        rest = b[at] - np.einsum("is,ism->im", fit, self._columns[at[0][:, None], columns[first]])
-        fit += np.einsum("ist,itm,im->is", triangle, basis, rest)
         best.distance[at] = nearest[i, j]
-        best.columns[(*at, slice(s))] = columns[first]
-        best.z[(*at, slice(s))] = np.maximum(fit, 0) if self._non_negative else fit
+        at = (*at, slice(s))
+        best.columns[at] = columns[first]
+        best.basis[at] = basis[i, first]
+        best.triangle[(*at, slice(s))] = triangle[i, first]
+
+    def _fit(self, b: Array, best: _Best) -> Array:
+        """The coefficients (p, k, n + 1) of the best fits."""
+        p, k, s = best.columns.shape
+        a = np.take_along_axis(self._columns[:, None], best.columns[:, :, :, None], 2)
+        flat = (x.reshape(p * k, *x.shape[2:]) for x in (a, b, best.basis, best.triangle))
+        coefficients = fit(*flat).reshape(p, k, s)
+        if self._non_negative:
+            coefficients = np.maximum(coefficients, 0)
+        z = np.zeros((p, k, self._columns.shape[1]))
+        np.put_along_axis(z, best.columns, coefficients, 2)
+        return z
 
     def _rest(self, b: Array, z: Array) -> Array:
         """The residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""
@@ -375,43 +381,10 @@ class _Search:
                 yield self._factorise(np.array(same), columns)
 
     def _factorise(self, problems: Array, columns: Array) -> _Supports:
-        """By Gram-Schmidt, for all supports at once.
-
-        What remains of a column beside those before it is taken with an exact residual and then
-        made orthogonal twice, which is enough (Kahan and Parlett), however close it is to them.
-        """
         a = self._columns[problems][:, columns]
         p, c, s, m = a.shape
-        flat = a.reshape(p * c, s, m)
-        basis = np.zeros_like(flat)
-        triangle = np.zeros((p * c, s, s))
-        filled = np.broadcast_to(columns < self._exists.shape[1], (p, c, s)).reshape(p * c, s)
-        dependent = np.zeros(p * c, dtype=bool)
-        for k in range(s):
-            column, before = flat[:, k], basis[:, :k]
-            share = np.zeros((p * c, k))  # of the columns before: column = share A_before + rest
-            rest = column
-            for step in range(3 if k else 0):
-                more = (triangle[:, :k, :k] @ (before @ rest[:, :, None]))[:, :, 0]
-                share += more
-                if step == 0:
-                    rest, _ = exact_residual(flat[:, :k].transpose(0, 2, 1), column, share)
-                else:
-                    rest = rest - ((before @ rest[:, :, None]) * before).sum(1)
-            size = np.sqrt((rest**2).sum(1, keepdims=True))
-            new = size > DEPENDENT * np.sqrt((column**2).sum(1, keepdims=True))
-            np.divide(rest, size, out=basis[:, k], where=new)
-            # z_k = q_k'b / size, and its share is taken off the others.
-            np.divide(-share, size, out=triangle[:, :k, k], where=new)
-            np.divide(1, size[:, 0], out=triangle[:, k, k], where=new[:, 0])
-            dependent |= filled[:, k] & ~new[:, 0]
-        if dependent.any() and not self._non_negative:
-            # The least norm of the coefficients of columns of one length.
-            some = flat[dependent]
-            length = np.sqrt((some**2).sum(2))
-            length[length == 0] = 1
-            unit = basis[dependent] @ (some / length[:, :, None]).transpose(0, 2, 1)
-            triangle[dependent] = np.linalg.pinv(unit, rcond=s * EPS) / length[:, :, None]
+        # Over z >= 0 dependent supports are not wanted: their zero coefficient rules them out.
+        basis, triangle = factorise(a.reshape(p * c, s, m), least_norm=not self._non_negative)
         shape = (p, c, s)
         return _Supports(problems, columns, basis.reshape(*shape, m), triangle.reshape(*shape, s))
 

@@ -66,7 +66,7 @@ def continuation(
         spent += steps
         last = level <= problem.lam
         z = iteration.z
-        good = relative_gap(stage, z) <= np.where(last, tol, STAGE_GAP)
+        good = relative_gap(stage, z, exact=False) <= np.where(last, tol, STAGE_GAP)
         old, signs = signs, np.sign(z)
         settled = (signs == old).all(1) & ~(good & last)
         if settled.any():

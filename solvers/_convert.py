@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray
-Tensors = Tensor | Sequence[Tensor]
-Groups = Sequence[int] | Sequence[Sequence[int]]
+Tensors = Tensor | Array | Sequence[Tensor] | Sequence[Array]
+Groups = Sequence[int] | Sequence[Sequence[int]] | Array
 Sizes = int | Sequence[int]
+Answer = Tensor | Array
 
 CPU = torch.device("cpu")
 NUMPY_KNOWS = (torch.float64, torch.float32, torch.float16)
@@ -39,6 +40,8 @@ class Form:
         Whether the problems came as sequences, and the answers go back as tuples.
     dtype, device
         The caller's.
+    arrays : bool
+        Whether the caller works with NumPy arrays, not tensors.
     """
 
     columns: tuple[int, ...]
@@ -46,21 +49,22 @@ class Form:
     ragged: bool
     dtype: torch.dtype
     device: torch.device
+    arrays: bool
 
-    def vectors(self, z: Array) -> Tensor | tuple[Tensor, ...]:
+    def vectors(self, z: Array) -> Answer | tuple[Answer, ...]:
         """The rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per matrix."""
         if not self.ragged:
-            return self._send(z.reshape(*self.shape, z.shape[-1]))
+            return self._given(self._send(z.reshape(*self.shape, z.shape[-1])))
         count, *lead = self.shape
         per_matrix = z.reshape(count, -1, z.shape[-1])
         widths = self.columns[:: per_matrix.shape[1]]
         parts = [rows[:, :n].ravel() for rows, n in zip(per_matrix, widths, strict=True)]
         flat = self._send(np.concatenate(parts)).split([len(part) for part in parts])
-        return tuple(part.view(*lead, n) for part, n in zip(flat, widths, strict=True))
+        return tuple(self._given(part.view(*lead, n)) for part, n in zip(flat, widths, strict=True))
 
-    def scalars(self, values: Array) -> Tensor:
+    def scalars(self, values: Array) -> Answer:
         """One value per problem (p,) as a (...) tensor; floats in the caller's dtype."""
-        return self._send(values.reshape(self.shape))
+        return self._given(self._send(values.reshape(self.shape)))
 
     def per_problem(self, values: list[tuple[int, ...]]) -> tuple:
         """One Python value per problem: bare for one problem, a tuple of them for a batch."""
@@ -78,6 +82,9 @@ class Form:
         if values.dtype == np.float64 and self.dtype != torch.float64:
             tensor = tensor.to(self.dtype)  # before the move: not every device knows float64
         return tensor if self.device == CPU else tensor.to(self.device)
+
+    def _given(self, tensor: Tensor) -> Answer:
+        return tensor.numpy() if self.arrays else tensor
 
 
 @dataclass(frozen=True)
@@ -132,10 +139,12 @@ class Vectors(Form):
 def read_problems(A: Tensors, b: Tensors) -> Batch:
     """Check A and b and bring them to the host, by one transfer.
 
+    Answers are arrays where b is.
+
     Raises
     ------
     TypeError
-        If something is not a tensor.
+        If something is neither a tensor nor an array.
     ValueError
         If shapes do not fit, something is empty, not floating-point or not finite.
     """
@@ -144,8 +153,8 @@ def read_problems(A: Tensors, b: Tensors) -> Batch:
     named = named_A + named_b
     dtype, device = _common(named)
     host = _to_host(named)
-    matrices = _padded_matrices(named_A, host[: len(named_A)], dtype, device)
-    return _batch(matrices, host[len(named_A) :], dtype, device)
+    matrices = _padded_matrices(named_A, host[: len(named_A)], dtype, device, _are_arrays(A))
+    return _batch(matrices, host[len(named_A) :], dtype, device, _are_arrays(b))
 
 
 def read_matrices(A: Tensors) -> Matrices:
@@ -157,7 +166,7 @@ def read_matrices(A: Tensors) -> Matrices:
         As for `read_problems`.
     """
     named = _name_matrices(A)
-    return _padded_matrices(named, _to_host(named), *_common(named))
+    return _padded_matrices(named, _to_host(named), *_common(named), _are_arrays(A))
 
 
 def read_right_sides(matrices: Matrices, b: Tensors) -> Batch:
@@ -177,7 +186,8 @@ def read_right_sides(matrices: Matrices, b: Tensors) -> Batch:
         shapes = [("A", (*matrices.shape, *matrices.A.shape[1:]))]
     named = _name_right_sides(shapes, b)
     dtype, device = _common(named)
-    return _batch(matrices, _to_host(named), torch.promote_types(dtype, matrices.dtype), device)
+    dtype = torch.promote_types(dtype, matrices.dtype)
+    return _batch(matrices, _to_host(named), dtype, device, _are_arrays(b))
 
 
 def read_alone(z: Tensors) -> Vectors:
@@ -186,16 +196,12 @@ def read_alone(z: Tensors) -> Vectors:
     Raises
     ------
     TypeError
-        If something is not a tensor.
+        If something is neither a tensor nor an array.
     ValueError
         If something is no vector, empty, not floating-point or not finite.
     """
-    ragged = not isinstance(z, Tensor)
-    if ragged:
-        named = _check_sequence("z", z, None)
-    else:
-        _check_tensor("z", z)
-        named = [("z", z)]
+    ragged = not isinstance(z, Tensor | Array)
+    named = _check_sequence("z", z, None) if ragged else [("z", _as_tensor("z", z))]
     lead = named[0][1].shape[:-1]
     for name, tensor in named:
         if tensor.ndim < 1 or tensor.shape[:-1] != lead:
@@ -215,6 +221,7 @@ def read_alone(z: Tensors) -> Vectors:
         ragged=ragged,
         dtype=dtype,
         device=device,
+        arrays=_are_arrays(z),
     )
 
 
@@ -247,7 +254,7 @@ def read_groups(form: Form, groups: Groups | None) -> Array | None:
     for row, (name, each), n in zip(numbered, named, widths, strict=True):
         _check_is_sequence(name, each, "a sequence of ints")
         for group in each:
-            if isinstance(group, bool) or not isinstance(group, int):
+            if isinstance(group, bool) or not isinstance(group, int | np.integer):
                 raise TypeError(f"{name} must be a sequence of ints, got {group!r} in it")
         if len(each) != n:
             raise ValueError(f"{name} must hold {n} ints, one for each column, got {len(each)}")
@@ -263,7 +270,7 @@ def read_vectors(form: Form, z: Tensors, name: str, fit: str = "A") -> Array:
     """
     p, n = len(form.columns), max(form.columns)
     if not form.ragged:
-        _check_tensor(name, z)
+        z = _as_tensor(name, z)
         try:
             shape = torch.broadcast_shapes(z.shape[:-1], form.shape)
         except RuntimeError:
@@ -326,7 +333,7 @@ def read_sizes(form: Form, s: Sizes, groups: Array | None = None) -> Array:
         named = [(f"s[{i}]", each) for i, each in enumerate(s)]
     step = len(form.columns) // len(named)
     for i, (name, each) in enumerate(named):
-        if isinstance(each, bool) or not isinstance(each, int):
+        if isinstance(each, bool) or not isinstance(each, int | np.integer):
             raise ValueError(f"{name} must be an integer, got {each!r}")
         own = slice(i * step, (i + 1) * step)
         if groups is not None:
@@ -343,8 +350,8 @@ def read_sizes(form: Form, s: Sizes, groups: Array | None = None) -> Array:
 
 def _name_matrices(A: Tensors) -> list[tuple[str, Tensor]]:
     """Check matrices; named for messages."""
-    if isinstance(A, Tensor):
-        _check_tensor("A", A)
+    if isinstance(A, Tensor | Array):
+        A = _as_tensor("A", A)
         _check_matrix_shape("A", A)
         return [("A", A)]
     named = _check_sequence("A", A, None)
@@ -361,7 +368,7 @@ def _name_right_sides(
     """Check that vectors fit matrices of these names and shapes; named for messages."""
     (first, shape_A), *_ = shapes
     if first == "A":
-        _check_tensor("b", b)
+        b = _as_tensor("b", b)
         if b.ndim < 1 or b.shape[-1] != shape_A[-2]:
             raise ValueError(
                 f"b must have shape (..., {shape_A[-2]}) to fit A of shape {shape_A}, "
@@ -392,7 +399,11 @@ def _name_right_sides(
 
 
 def _padded_matrices(
-    named: list[tuple[str, Tensor]], host: list[Array], dtype: torch.dtype, device: torch.device
+    named: list[tuple[str, Tensor]],
+    host: list[Array],
+    dtype: torch.dtype,
+    device: torch.device,
+    arrays: bool,
 ) -> Matrices:
     (first, _), *_ = named
     ragged = first != "A"
@@ -407,12 +418,23 @@ def _padded_matrices(
         A = host[0].reshape(-1, *host[0].shape[-2:])
         rows, columns = ((size,) * len(A) for size in A.shape[1:])
     return Matrices(
-        A=A, rows=rows, columns=columns, shape=shape, ragged=ragged, dtype=dtype, device=device
+        A=A,
+        rows=rows,
+        columns=columns,
+        shape=shape,
+        ragged=ragged,
+        dtype=dtype,
+        device=device,
+        arrays=arrays,
     )
 
 
 def _batch(
-    matrices: Matrices, host: list[Array], dtype: torch.dtype, device: torch.device
+    matrices: Matrices,
+    host: list[Array],
+    dtype: torch.dtype,
+    device: torch.device,
+    arrays: bool,
 ) -> Batch:
     count, m, _ = matrices.A.shape
     if matrices.ragged:
@@ -436,14 +458,29 @@ def _batch(
         ragged=matrices.ragged,
         dtype=dtype,
         device=device,
+        arrays=arrays,
     )
 
 
-def _check_tensor(name: str, value: object) -> None:
+def _are_arrays(values: Tensors) -> bool:
+    return isinstance(values if isinstance(values, Tensor | Array) else values[0], Array)
+
+
+def _as_tensor(name: str, value: object) -> Tensor:
+    if isinstance(value, Array):
+        if value.dtype.kind != "f" or value.dtype.itemsize > 8:
+            raise ValueError(f"{name} must be real floating-point, got dtype {value.dtype}")
+        # A copy in the machine's own order: torch knows no other, and warns of read-only arrays.
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}"
+        )
     if not value.is_floating_point():
         raise ValueError(f"{name} must be real floating-point, got dtype {value.dtype}")
+    if value.layout != torch.strided:
+        raise ValueError(f"{name} must be dense, got layout {value.layout}")
+    return value
 
 
 def _padded_rows(host: list[Array]) -> Array:
@@ -463,21 +500,21 @@ def _check_sequence(
     name: str, values: object, length: int | None, fit: str = "A"
 ) -> list[tuple[str, Tensor]]:
     """The tensors of a sequence, each with its name for messages."""
-    if isinstance(values, Tensor) or not isinstance(values, Sequence):
-        wanted = "a tensor or a sequence of tensors" if length is None else "a sequence of tensors"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        wanted = "a sequence of tensors or of arrays"
+        if length is None:
+            wanted = f"a tensor, an array, or {wanted}"
         raise TypeError(f"{name} must be {wanted}, got {type(values).__name__}")
     if len(values) == 0:
         raise ValueError(f"{name} must not be empty, got a sequence of length 0")
     if length is not None and len(values) != length:
         raise ValueError(f"{name} must hold {length} tensors to fit {fit}, got {len(values)}")
-    named = [(f"{name}[{i}]", value) for i, value in enumerate(values)]
-    for label, value in named:
-        _check_tensor(label, value)
-    return named
+    labels = (f"{name}[{i}]" for i in range(len(values)))
+    return [(label, _as_tensor(label, value)) for label, value in zip(labels, values, strict=True)]
 
 
 def _check_is_sequence(name: str, value: object, wanted: str) -> None:
-    if not isinstance(value, Sequence):
+    if not isinstance(value, Sequence) and not (isinstance(value, Array) and value.ndim):
         raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 

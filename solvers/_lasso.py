@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ._active_set import finish
@@ -41,9 +40,12 @@ def lasso(
 ) -> LassoResult:
     """Minimise `1/2 ||A z - b||^2 + lam ||z||_1` over z, for one problem or a batch.
 
-    Solved in float64 on the host, at unit scale, and certified by the duality gap. Where
-    `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares solution,
-    from "homotopy" the one of least l1 norm (the path's limit).
+    Solved in float64 on the host, with columns and b at unit scale, and certified by the duality
+    gap, computed so that rounding does not make it smaller: whatever the scale, either the answer
+    is right to `tol`, or `converged` is False.
+
+    Where `lam >= ||A'b||_inf` the answer is exactly zero. At `lam = 0` it is a least-squares
+    solution, from "homotopy" the one of least l1 norm (the path's limit).
 
     With `non_negative` the minimum is over z >= 0, where ||z||_1 is the sum of z. The answer is
     then exactly zero where `lam >= max_j a_j'b`, and at `lam = 0` it is a non-negative
@@ -61,8 +63,9 @@ def lasso(
         ill-conditioned columns), FISTA goes on from where it ended. The others iterate with lam
         lowered in stages, and solve exactly on the support whenever the signs have settled.
     tol : float
-        Wanted duality gap relative to the objective, see `duality_gap`. Float64 itself allows
-        1e-13 (||b|| of 100 lam) to 3e-10 (||b|| of 1e5 lam).
+        Wanted duality gap relative to the objective, see `LassoResult.gap`. The residual of a
+        float64 z shows 1e-14 (||b|| of 100 lam) to 1e-10 (||b|| of 1e5 lam) in the method's
+        problems.
     max_iter : int, optional
         Limit for each problem on events along the path (10,000 by default), proximal steps
         (20,000) or sweeps (10,000).
@@ -86,7 +89,7 @@ def lasso(
     Raises
     ------
     TypeError
-        If A, b or z0 hold something else than tensors, or lam is no number.
+        If A, b or z0 hold something else than tensors or arrays, or lam is no number.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, `lam < 0`, `tol <= 0`,
         `max_iter < 1`, or the method is unknown.
@@ -105,7 +108,8 @@ def lasso(
     iterations = np.zeros(len(problem), dtype=np.int64)
     todo = ~zero_is_optimal(problem)
     if z0 is not None:
-        z[todo] = problem.from_caller(read_vectors(batch, z0, "z0"))[todo]
+        start = problem.from_caller(read_vectors(batch, z0, "z0"))
+        z = np.where((todo & problem.within_reach(start))[:, None], start, 0)
         if non_negative:
             z = np.maximum(z, 0)
         warm, theta = finish(problem, z)
@@ -126,11 +130,14 @@ def lasso(
     # What a number cannot hold, in float64 or in the caller's dtype, is no answer.
     answer = problem.to_caller(z)
     rounded = problem.from_caller(answer)
-    lost = (rounded != z).any(1) & np.isfinite(rounded).all(1)
-    gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
+    lost = (rounded != z).any(1) & problem.within_reach(rounded)
+    if lost.any():
+        gap[lost] = np.maximum(relative_gap(problem[lost], rounded[lost]), gap[lost])
     gap[~(np.abs(answer) <= torch.finfo(batch.dtype).max).all(1)] = np.inf
     converged = gap <= tol
     if not converged.all():
+        from sklearn.exceptions import ConvergenceWarning  # a second, and hardly ever needed
+
         warnings.warn(
             f"{(~converged).sum()} of {len(gap)} problems did not converge in "
             f"max_iter = {max_iter} iterations of {method}: the worst relative duality gap is "
@@ -184,7 +191,10 @@ def duality_gap(
     given = read_vectors(batch, z, "z")
     if non_negative and (given < 0).any():
         raise ValueError(f"z must be at least 0 with non_negative=True, got {given.min()}")
-    return batch.scalars(relative_gap(problem, problem.from_caller(given)))
+    scaled = problem.from_caller(given)
+    usable = problem.within_reach(scaled)
+    gap = relative_gap(problem, np.where(usable[:, None], scaled, 0))
+    return batch.scalars(np.where(usable, gap, 1))
 
 
 def lasso_path(
@@ -218,7 +228,8 @@ def lasso_path(
     Raises
     ------
     TypeError, ValueError
-        As for `lasso`; also if A is a batch.
+        As for `lasso`; also if A is a batch, or a number of the path is too large or too small
+        for its dtype.
     """
     batch = read_problems(A, b)
     if batch.ragged or batch.shape != ():
@@ -231,16 +242,16 @@ def lasso_path(
     path = follow(problem, max_steps=MAX_ITER["homotopy"], record=True)
     levels = np.array([level for level, _ in path.knots])
     z = np.stack([z for _, z in path.knots])
-    every = problem[np.zeros(len(z), dtype=int)]
+    every = problem[np.zeros(len(z), dtype=int)].at(levels)
+    z, gap = _polished(every, z, 1e-8, all_of_them=True)
     lams = times_power(levels, every.lam_exponent)
     if not (np.isfinite(lams) & ((lams > 0) | (levels == 0))).all():
         raise ValueError("the path's penalties are beyond numbers: bring A and b to another scale")
     answers = in_callers_units(z, every.exponent, batch.dtype)
-    gap = relative_gap(every.at(levels), z)
-    # Rounding of the residual, relative to lam, bounds what the gap can show.
-    rounding = 1e-13 * levels[0] / np.maximum(levels, 1e-300)
-    inexact = gap > np.where(levels > 0, np.maximum(1e-8, rounding), 1e-8)
+    inexact = gap > 1e-8
     if not path.finished.all() or inexact.any():
+        from sklearn.exceptions import ConvergenceWarning
+
         warnings.warn(
             f"{inexact.sum()} of {len(levels)} knots, down to lam = {lams[-1]:.1e} of the wanted "
             f"{lam[0]:.1e}, are not exact: the worst relative duality gap is {gap.max():.1e}, "

@@ -114,7 +114,7 @@ def mutual_coherence(A: Tensors) -> Tensor:
     Raises
     ------
     TypeError
-        If A holds something else than tensors.
+        If A holds something else than tensors or arrays.
     ValueError
         If something is not a matrix or a batch of them, is empty, not floating-point or not finite.
     """

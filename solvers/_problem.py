@@ -16,6 +16,8 @@ TINY = float(np.finfo(np.float64).tiny)
 # At lam = 0: a residual below both of these fractions, of |A| |z| + |b| and of b, counts as zero.
 # A backward stable solver leaves about EPS |A| |z|.
 ROUNDING, NOTHING = 1e-12, 1e-8
+FAR = 1e100  # a scaled coefficient as large is no use, nor is its square far from infinity
+ALIKE = 8  # columns within this power of two of the largest are scaled like it
 # Weights are cut at this power of two, so that they are numbers. It takes a lam' below 1e-270 for
 # a column so small to enter a solution.
 LARGEST_WEIGHT = 1000
@@ -33,14 +35,15 @@ class Problem:
 
     which has the same relative gap. So everything here is about a LASSO whose coefficients have
     their own penalties, penalty = lam' weight, with the weight 1 for the largest column. Powers of
-    two round nothing, and columns can be judged side by side, as well as b and rounding.
+    two round nothing, and columns can be judged side by side, as well as b and rounding. Columns
+    of about one size share their e_j, so that the usual problem keeps one penalty.
 
     Attributes
     ----------
     A : array of shape (p, m, n)
-        The largest entry of each column lies in [1, 2), unless all are zero.
+        The largest entry of all lies in [1, 2), that of each column in [1/256, 2), unless zero.
     b : array of shape (p, m)
-        Likewise.
+        The largest entry lies in [1, 2), unless all are zero.
     lam : array of shape (p,)
     weight : array of shape (p, n)
     non_negative : bool
@@ -68,27 +71,29 @@ class Problem:
         """The problem of the caller's A (p, m, n), b (p, m) and lam (p,)."""
         peak = np.abs(A).max(1)
         columns = exponent(peak)
-        largest = np.where(peak > 0, columns, -9999).max(1)
+        largest = np.where(peak > 0, columns, -9999).max(1, keepdims=True)
         largest[~peak.any(1)] = 0
+        columns = np.where((peak > 0) & (largest - columns > ALIKE), columns, largest)
         f = exponent(np.abs(b).max(1))
-        ratio = np.where(peak > 0, largest[:, None] - columns, 0)
-        small = times_power(lam, -largest - f)
+        ratio = largest - columns
+        small = times_power(lam, -largest[:, 0] - f)
         enough = np.where(ratio.max(1) > LARGEST_WEIGHT, 1e-270, TINY)
         return cls(
             A=times_power(A, -columns[:, None]),
             b=times_power(b, -f[:, None]),
             lam=np.where(lam > 0, np.maximum(small, TINY), 0),
-            weight=times_power(np.ones(peak.shape), np.minimum(ratio, LARGEST_WEIGHT)),
+            weight=times_power(1.0, np.minimum(ratio, LARGEST_WEIGHT)),
             non_negative=non_negative,
             exponent=f[:, None] - columns,
             b_exponent=f,
-            lam_exponent=largest + f,
+            lam_exponent=largest[:, 0] + f,
             certifiable=(lam == 0) | (small >= enough),
         )
 
     @property
+    @np.errstate(over="ignore")
     def penalty(self) -> Array:
-        """The penalty of each coefficient, (p, n)."""
+        """The penalty of each coefficient, (p, n); infinite where lam' is too large for a number."""
         return self.lam[:, None] * self.weight
 
     def __len__(self) -> int:
@@ -117,13 +122,17 @@ class Problem:
         """The scaled z of the caller's."""
         return times_power(z, -self.exponent)
 
+    def within_reach(self, z: Array) -> Array:
+        """Where a scaled z is not so large that nothing can be computed with it, (p,)."""
+        return (np.abs(z) < FAR).all(1)
+
 
 def correlations(A: Array, r: Array) -> Array:
     """A'r, (p, n)."""
     return (r[:, None, :] @ A)[:, 0]
 
 
-def residual(A: Array, b: Array, z: Array) -> Array:
+def residual(A: Array, b: Array | int, z: Array) -> Array:
     """b - A z, (p, m)."""
     return b - (A @ z[:, :, None])[:, :, 0]
 
@@ -163,18 +172,19 @@ def exact_residual(A: Array, b: Array, z: Array) -> tuple[Array, Array]:
         r = difference
     r = r + (rounding - (A1 @ z3 + A2 @ (z2 + z3) + A3 @ z))
     # The last pieces are below 2^-2digits of the largest products.
-    last = times_power(np.ones(r.shape), scale_A + scale_z + 4 - 2 * digits)
+    last = times_power(1.0, scale_A + scale_z + 4 - 2 * digits)
     return r, EPS * (np.abs(r) + n * (n + 4) * last)
 
 
 def _pieces(x: Array, scale: Array, digits: int) -> tuple[Array, Array, Array]:
     """Two pieces of so many binary digits, beginning at 2^scale, and the rest; their sum is x."""
-    pieces = []
-    for e in (scale, scale - digits):
-        piece = times_power(np.rint(times_power(x, digits - 1 - e)), e + 1 - digits)
-        x = x - piece
-        pieces.append(piece)
-    return (*pieces, x)
+    # Adding 1.5 2^52 u and taking it off again rounds to a multiple of u.
+    shift = times_power(1.5, scale + 53 - digits)
+    first = (x + shift) - shift
+    x = x - first
+    shift = times_power(1.5, scale + 53 - 2 * digits)
+    second = (x + shift) - shift
+    return first, second, x - second
 
 
 def objective(problem: Problem, z: Array) -> Array:
@@ -203,7 +213,10 @@ def zero_is_optimal(problem: Problem) -> Array:
     return problem.lam >= largest_correlation(problem, problem.b) * (1 - problem.A.shape[1] * EPS)
 
 
-def relative_gap(problem: Problem, z: Array, theta: Array | None = None) -> Array:
+@np.errstate(over="ignore", invalid="ignore")
+def relative_gap(
+    problem: Problem, z: Array, theta: Array | None = None, *, exact: bool = True
+) -> Array:
     """Duality gap over objective, (P(z) - D(theta)) / P(z), (p,); 0 where P(z) = 0.
 
     The dual is to maximise D(theta) = 1/2 ||b||^2 - 1/2 ||b - theta||^2 subject to
@@ -215,8 +228,8 @@ def relative_gap(problem: Problem, z: Array, theta: Array | None = None) -> Arra
 
         P - D = 1/2 ||r - theta||^2 + sum_j (penalty_j |z_j| - z_j a_j'theta).
 
-    r is computed with twice the digits, and bounds on the rounding that is left are added: the gap
-    is not understated by more than a few units of the last place of one number.
+    r is computed with twice the digits, or plainly if it need not be exact, and bounds on the
+    rounding that is left are added: the gap is not understated, by more than the last digits.
 
     At lam = 0 feasible means A'theta = 0, and theta is r projected onto that space: the gap is
     1/2 ||r - theta||^2. A residual of rounding size, and below 1e-8 of b, counts as zero there.
@@ -226,10 +239,15 @@ def relative_gap(problem: Problem, z: Array, theta: Array | None = None) -> Arra
     r projected onto the cone of A'theta <= 0 with a_j'theta = 0 where z_j > 0.
     """
     A, m = problem.A, problem.A.shape[1]
-    r, error_r = exact_residual(A, problem.b, z)
+    size = np.abs(A)
+    if exact:
+        r, error_r = exact_residual(A, problem.b, z)
+    else:
+        r = residual(A, problem.b, z)
+        error_r = (A.shape[2] + 2) * EPS * (np.abs(problem.b) - residual(size, 0, np.abs(z)))
     theta = r if theta is None else theta
     c = correlations(A, theta)
-    error_c = (m + 2) * EPS * correlations(np.abs(A), np.abs(theta))
+    error_c = (m + 2) * EPS * correlations(size, np.abs(theta))
     bound = error_c + (np.maximum(c, 0) if problem.non_negative else np.abs(c))
     penalty = problem.penalty
     shrink = np.divide(penalty, bound, out=np.ones_like(c), where=bound > penalty).min(1)
@@ -239,8 +257,8 @@ def relative_gap(problem: Problem, z: Array, theta: Array | None = None) -> Arra
     value = 0.5 * (r * r).sum(1) + paid.sum(1)
     gap = 0.5 * distance**2 + slack.sum(1)
     for i in np.flatnonzero(problem.lam == 0):
-        size = np.abs(problem.b[i])
-        limit = min(ROUNDING * (np.abs(A[i]) @ np.abs(z[i]) + size).max(), NOTHING * size.max())
+        b = np.abs(problem.b[i])
+        limit = min(ROUNDING * (size[i] @ np.abs(z[i]) + b).max(), NOTHING * b.max())
         if (np.abs(r[i]) <= limit).all():
             value[i] = gap[i] = 0
         else:
@@ -289,7 +307,7 @@ def exponent(x: Array) -> Array:
     return np.where(x > 0, np.frexp(x)[1] - 1, 0)
 
 
-def times_power(x: Array, e: Array | int) -> Array:
+def times_power(x: Array | float, e: Array) -> Array:
     """x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(x, e)

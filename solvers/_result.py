@@ -1,4 +1,7 @@
-"""What the solvers return: small immutable values."""
+"""What the solvers return: small immutable values.
+
+Where b came as a NumPy array, or several, arrays stand in the place of tensors.
+"""
 
 from dataclasses import dataclass
 
@@ -11,14 +14,18 @@ class LassoResult:
 
     Attributes
     ----------
-    z : Tensor of shape (..., n), or tuple of Tensors of shape (n_i,)
+    z : Tensor of shape (..., n), or tuple of Tensors of shape (..., n_i)
         The minimisers; a tuple when the problems came as sequences.
     gap : Tensor of shape (...)
-        Relative duality gap of each answer in float64, see `solvers.duality_gap`.
+        Relative duality gap of each answer in float64: that of `solvers.duality_gap`, or, where
+        it is above `tol`, with the residual of the exact minimiser on the answer's support as the
+        dual point, if that shows a gap of at most `tol`. Infinite where a coefficient is too
+        large for the dtype.
     iterations : Tensor of shape (...), int64
         Iterations spent on each problem: proximal steps, sweeps, or steps of the path.
     converged : Tensor of shape (...), bool
-        Whether `gap <= tol`.
+        Whether `gap <= tol`. False also where b, lam or z are so small that float64 cannot hold
+        what the answer contributes.
     method : str
         The method that was asked for.
     """
@@ -55,12 +62,13 @@ class SparseResult:
 
     Attributes
     ----------
-    z : Tensor of shape (..., n), or tuple of Tensors of shape (n_i,)
+    z : Tensor of shape (..., n), or tuple of Tensors of shape (..., n_i)
         The coefficients; zero off the support.
     support : tuple of int, or tuple of tuples of int
-        The chosen columns, ascending; one tuple per problem (in row-major order) for a batch.
+        The chosen columns, ascending; one tuple per problem (in row-major order) for a batch,
+        also where each matrix of a sequence has many b.
     residual : Tensor of shape (...)
-        `||A z - b||`; from `truncate`, where A = I and b is the whole vector, what was cut off.
+        `||A z - b||` of the float64 z; from `truncate`, where A = I and b is the whole vector, what was cut off.
     """
 
     z: Tensor | tuple[Tensor, ...]

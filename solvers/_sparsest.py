@@ -15,6 +15,7 @@ from ._convert import (
     read_problems,
     read_sizes,
 )
+from ._factors import factorise, fit
 from ._groups import first_largest
 from ._homotopy import follow
 from ._lasso import MAX_ITER
@@ -71,9 +72,10 @@ def sparsest(
     Raises
     ------
     TypeError
-        If A or b hold something else than tensors, or groups something else than ints.
+        If A or b hold something else than tensors or arrays, or groups something else than ints.
     ValueError
-        If shapes do not fit, something is empty, NaN or infinite, or s is out of range.
+        If shapes do not fit, something is empty, NaN or infinite, s is out of range, or a
+        coefficient is too large for the dtype or too small for a float64.
     """
     batch = read_problems(A, b)
     labels = read_groups(batch, groups)
@@ -83,16 +85,29 @@ def sparsest(
     sign = path.largest
     if labels is not None:
         sign = sign * _kept(problem, path.began, sign, labels)
-    if non_negative:
-        chosen = replace(problem, A=problem.A * (sign != 0)[:, None])
-        z = follow(chosen, max_steps=MAX_ITER["homotopy"]).z
-    else:
-        z, _ = solve_on_support(problem, sign)
+    z = _fit(problem, sign)
+    if non_negative and (z < 0).any():
+        chosen = replace(
+            problem, A=problem.A * (sign != 0)[:, None], weight=np.ones_like(problem.weight)
+        )
+        positive = follow(chosen, max_steps=MAX_ITER["homotopy"]).z
+        z = np.maximum(_fit(problem, np.where((z < 0).any(1, keepdims=True), positive, sign)), 0)
     supports = [tuple(np.flatnonzero(row).tolist()) for row in sign]
     answer = in_callers_units(z, problem.exponent, batch.dtype)
     rest, _ = exact_residual(problem.A, problem.b, problem.from_caller(answer))
     distance = times_power(np.sqrt((rest**2).sum(1)), problem.b_exponent)
     return sparse_result(batch, answer, supports, distance)
+
+
+def _fit(problem: Problem, sign: Array) -> Array:
+    """The least-squares coefficients on the columns where sign (p, n) is not zero, (p, n)."""
+    active = sign != 0
+    columns = np.argsort(~active, axis=1, kind="stable")[:, : int(active.sum(1).max())]
+    a = np.take_along_axis(problem.A, columns[:, None], 2).transpose(0, 2, 1)
+    a = a * np.take_along_axis(active, columns, 1)[:, :, None]
+    z = np.zeros(active.shape)
+    np.put_along_axis(z, columns, fit(a, problem.b, *factorise(a, least_norm=True)), 1)
+    return z
 
 
 def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:

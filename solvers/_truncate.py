@@ -49,7 +49,7 @@ def truncate(
     Raises
     ------
     TypeError
-        If z or ties hold something else than tensors, or groups something else than ints.
+        If z or ties hold something else than tensors or arrays, or groups something else than ints.
     ValueError
         If shapes do not fit, something is empty, NaN or infinite, or s is out of range.
     """

@@ -184,7 +184,7 @@ class NodeRecovery:
     iterations : int
         Iterations of the LASSO's method; 0 for the other rules.
     moved : float
-        ||z_S - (z_S of the recovery before)||; inf at the first recovery.
+        ||z - (z of the recovery before)||, both before the cut; inf at the first recovery.
     changed : bool
         Whether the support is another than before.
 
@@ -316,7 +316,7 @@ class SparseCode(nn.Module):
                     f"lower the learning rates"
                 )
         found = dict(zip(searching, self._recover(searching, b), strict=True))
-        before = [(z, support) for z, support in zip(self.z, self.support, strict=True)]
+        before, last = list(self.support), self.last_recovery
         for i, (z, _, _) in found.items():
             self.z[i], self.support[i] = self._cut(i, z, b[i])
             if self.options.reencode:
@@ -331,7 +331,6 @@ class SparseCode(nn.Module):
                 recovered.append(again)
                 continue
             z, gap, iterations = found[i]
-            z_before, support_before = before[i]
             recovered.append(
                 NodeRecovery(
                     kind=choice.kind,
@@ -345,8 +344,8 @@ class SparseCode(nn.Module):
                     residual_cut=float((self.A[i] @ self.z[i] - b[i]).norm()),
                     gap=gap,
                     iterations=iterations,
-                    moved=float((self.z[i] - z_before).norm()) if support_before else float("inf"),
-                    changed=self.support[i] != support_before,
+                    moved=float((z - last[i].z).norm()) if last else float("inf"),
+                    changed=self.support[i] != before[i],
                 )
             )
         self.last_recovery = recovered

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import spaces
 from ..runs.directory import Run, versions
 from ..runs.evaluation import evaluation_schema
+from ..runs.loop import Part
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError
 from ..runtime.processes import joined, processes, together
@@ -26,6 +29,7 @@ def resume(
     device: str | None = None,
     epochs: int | None = None,
     progress: Progress | None = None,
+    parts: Callable[..., list[Part]] | None = None,
 ) -> RunResult:
     """Go on with a run that was broken off, exactly as it would have gone on.
 
@@ -38,6 +42,8 @@ def resume(
     epochs : int, optional
         Train for more epochs than the run was begun with; the schedule is stretched from here on.
     progress : Progress, optional
+    parts : callable, optional
+        Makes the run's parts, where these are not the command's own, see `isnas.commands.run.Job`.
 
     Raises
     ------
@@ -48,7 +54,7 @@ def resume(
     with joined():
         run, checkpoint = opened(lambda: Run.reopen(directory))
         with run:
-            return _resume(run, checkpoint, device, epochs, of_first(progress))
+            return _resume(run, checkpoint, device, epochs, of_first(progress), parts)
 
 
 def job_of(run: Run, options: dict[str, Any] | None = None) -> Job:
@@ -80,6 +86,7 @@ def _resume(
     device: str | None,
     epochs: int | None,
     progress: Progress,
+    parts: Callable[..., list[Part]] | None,
 ) -> RunResult:
     job = job_of(run)
     options = job.options
@@ -135,4 +142,6 @@ def _resume(
     if checkpoint is not None:
         where = f"checkpoint {checkpoint['number']}"
     progress.say(f"going on with {run.directory} from {where}")
+    if parts is not None:
+        job = replace(job, parts=parts)
     return carry_out(job, run, checkpoint, progress)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..drawing import draw_cells
 from ..networks.core import CellNetwork
 from ..runs.directory import Follower, Run
 from ..runs.loop import Part, execute
@@ -80,6 +79,8 @@ class Job:
     options: Composition
     record: dict[str, Any]
     parts: Callable[[Job, Run, Any, torch.device], list[Part]]
+    check: Callable[[Job, Any], None] = lambda job, data: None
+    """Raises a `UserError` where options and data do not go together, before anything is written."""
 
 
 def start(job: Job, out: str | Path | None, progress: Progress | None) -> RunResult:
@@ -91,6 +92,7 @@ def start(job: Job, out: str | Path | None, progress: Progress | None) -> RunRes
             resolve_device(options.runtime.device)
             check_batch_size(options.optimizer.batch_size, processes())
         data = load_in_turn(job.task, options.data)
+        job.check(job, data)
         record = {
             "format": FORMAT,
             "space": job.space.to_json(),
@@ -200,6 +202,8 @@ def write_genotype(run: Run, genotype: Genotype) -> None:
     """Write an architecture to the run directory, and a picture of it."""
 
     def write() -> None:
+        from ..drawing import draw_cells  # its library takes a second to import
+
         genotype.save(run.directory / "genotype.json")
         draw_cells(genotype, run.directory / "cells.svg")
 

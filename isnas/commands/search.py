@@ -88,13 +88,22 @@ def train(
 
 def search_job(method: str, space: Space, options: Composition) -> Job:
     """Return the job of a search."""
-    return Job("search", space, task_of(space), options, {"method": method}, _parts)
+    return Job("search", space, task_of(space), options, {"method": method}, _parts, _check)
+
+
+def _setting(job: Job, data: Any, device: torch.device) -> Setting:
+    return Setting(job.space, job.task, job.task.without_test(data), device, job.options)
+
+
+def _check(job: Job, data: Any) -> None:
+    method = method_named(job.record["method"], job.space)
+    method.search.check(_setting(job, data, torch.device("cpu")))
 
 
 def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
     options, task = job.options, job.task
     method = method_named(job.record["method"], job.space)
-    setting = Setting(job.space, task, task.without_test(data), device, options)
+    setting = _setting(job, data, device)
     recipe = options.evaluation
     if recipe is not None:
         check_batch_size(recipe.optimizer.batch_size, processes())

@@ -43,7 +43,7 @@ def workers(jobs: int, backend: Backend, scheduler: str | None) -> Iterator[None
         try:
             # a process for each: seconds and memory are measured of processes
             cluster = scheduler or LocalCluster(
-                nworkers=jobs, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None
             )
             client = Client(cluster)
         except (OSError, TimeoutError, ValueError) as error:

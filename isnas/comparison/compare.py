@@ -30,6 +30,7 @@ from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, OptionField, Schema
 from ..runtime.progress import Progress
+from ..searches.base import Setting
 from ..searches.registry import METHODS, chosen, method_named
 from ..spaces.base import Space
 from ..tasks.registry import task_of
@@ -266,7 +267,9 @@ def compare(
     if idle := sorted(set(changes) - set(methods)):
         raise UserError(f"set: {', '.join(idle)} is not among the methods that are compared")
     for method in methods:  # a mistake shows now, not after hours
-        search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
+        own = search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
+        setting = Setting(space, task, data, torch.device("cpu"), own)
+        METHODS[method].search.check(setting)
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, got {jobs}")
     directory = default_directory("compare") if out is None else Path(out)
@@ -309,6 +312,8 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     task = task_of(space)
     described = task.describe(data, options.data)
     described["source"] = Path(described["source"]).name
+    recipe = options.evaluation
+    fields = recipe.schema.fields
     return {
         **kept,
         "data": Path(options.data.data).name,
@@ -318,7 +323,11 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
         "task": task.name,
         "described": described,
         "amount": task.amount(data),
-        "evaluation": options.evaluation.to_json(),
+        "evaluation": {
+            name: value
+            for name, value in recipe.to_json().items()
+            if fields[name].part not in ("data", "runtime")
+        },
     }
 
 

@@ -12,13 +12,11 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import joblib
-import scipy
-import sklearn
 import torch
 
 from ..runs.directory import versions
@@ -178,10 +176,10 @@ def launch_record(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     """
     words = [Path(word).name if os.sep in word else word for word in arguments]
     quoted = [f"'{word}'" if " " in word else word for word in words]
-    libraries = {"scipy": scipy, "scikit-learn": sklearn, "joblib": joblib}
+    libraries = {name: version(name) for name in ("scipy", "scikit-learn", "joblib")}
     return {
         "command": " ".join(["python -m", module, *quoted]),
-        "versions": {**versions(), **{name: lib.__version__ for name, lib in libraries.items()}},
+        "versions": {**versions(), **libraries},
         "machine": machine(),
         "started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}",
     }

@@ -121,4 +121,4 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
                 f"{out} holds a run with {name} = {found.get(name)!r}, not {value!r}: move it away, or choose another "
                 f"directory"
             )
-    return resume(out, device=job.options.runtime.device)
+    return resume(out, device=job.options.runtime.device, parts=job.parts)

@@ -147,9 +147,10 @@ class StridedPointwise(nn.Conv2d):
     """A 1x1 convolution with a stride, run as one with stride 1 on the pixels that it reads.
 
     Its value is that of ``nn.Conv2d(c_in, c_out, 1, stride=step, bias=False)``; so is its weight. With channels last
-    and 1 to 7 input channels, the backward pass of that one writes past its memory on a CPU with AVX2
-    (``benchmarks/convolutions.py``). Average pooling over single pixels takes the pixels: one kernel each way, where
-    the index ``[:, :, ::step, ::step]`` is several in the backward pass.
+    and fewer input channels than a vector register has numbers (8 with AVX2), the backward pass of that one writes past
+    oneDNN's workspace (https://github.com/uxlfoundation/oneDNN/issues/6035; ``benchmarks/convolutions.py``). Average
+    pooling over single pixels takes the pixels: one kernel each way, where the index ``[:, :, ::step, ::step]`` is
+    several in the backward pass.
 
     Parameters
     ----------

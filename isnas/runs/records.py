@@ -4,8 +4,8 @@
     run.epochs("train")["train_loss"]        # (epochs,)
     run.trajectories["normal", 0].z          # (recoveries, n)
 
-What is in the directory is described in `isnas.runs.directory`, which writes it. Figures and comparisons read runs through this
-module only.
+What is in the directory is described in `isnas.runs.directory`, which writes it. Figures and
+comparisons read runs through this module only.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from .. import spaces
 from ..networks.core import CellNetwork
 from ..networks.registry import family
 from ..runtime.errors import UserError
@@ -56,7 +57,9 @@ def load_network(path: str | Path) -> CellNetwork:
     state = read_tensors(path)
     description = read_json(path.with_suffix(".json"))
     try:
-        genotype = Genotype.from_json(description["genotype"])
+        # the space stood beside the genotype in earlier versions
+        space = spaces.from_json(description["space"]) if "space" in description else None
+        genotype = Genotype.from_json(description["genotype"], space)
         kind = family(genotype.space)
         network = kind.build_network(genotype, kind.options(**description["options"]))
         network.load_state_dict(state)

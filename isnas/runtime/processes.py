@@ -319,7 +319,9 @@ class _SynchronisedNorm(torch.autograd.Function):
         own = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() // channels)])
         every = own.new_empty(processes() * len(own))
         with _reported():
-            dist.all_gather_into_tensor(every, own)
+            # the same by its new name, where there is one
+            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+            gather(every, own)
         means, variances, counts = every.view(processes(), -1).split([channels, channels, 1], 1)
         n = counts.sum()
         mean = (counts * means).sum(0) / n

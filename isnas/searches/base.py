@@ -104,6 +104,10 @@ class Search(Stage):
         return None
 
     @classmethod
+    def check(cls, setting: Setting) -> None:
+        """Raise a `UserError` when options and data do not go together, before anything is made."""
+
+    @classmethod
     @abstractmethod
     def create(cls, setting: Setting) -> Search:
         """Return the search with all that it needs, such as a new super-net."""
@@ -200,11 +204,18 @@ class SupernetSearch(Search):
     @classmethod
     def create(cls, setting: Setting) -> SupernetSearch:
         space = cls.supernet_space(setting.space, setting.options)
-        changes = {**family(space).roles[cls.role], **cls.network_changes(setting)}
-        supernet = family(space).build_supernet(
-            space, setting.network_shape(**changes), seed=setting.options.runtime.seed
-        )
-        return cls(supernet, setting)
+        seed = setting.options.runtime.seed
+        return cls(family(space).build_supernet(space, cls.shape(setting), seed=seed), setting)
+
+    @classmethod
+    def shape(cls, setting: Setting) -> Any:
+        """Return the shape of the super-net."""
+        changes = {**family(setting.space).roles[cls.role], **cls.network_changes(setting)}
+        return setting.network_shape(**changes)
+
+    @classmethod
+    def check(cls, setting: Setting) -> None:
+        cls.shape(setting)
 
     def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
         """Return the coefficients that run a genotype alone in the super-net, to score it by the shared weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ..runs.evaluation import EVALUATION_PRESETS
 from ..runs.training import named
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
+from ..runtime.processes import shared
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
@@ -42,6 +43,8 @@ class OneStageOptions(BaseOptions):
         Epochs of search at most; what is not frozen then is frozen as it is.
     freeze_threshold : float
         A node is frozen when its z moved by no more than this between two recoveries.
+    freeze_by : {"solution", "cut"}
+        The z that is meant: the whole solution, as in the published code, or what the cut leaves of it.
     freeze_floor : float
         A node is not frozen before ||z|| is this many times the threshold: it must have moved before it can settle.
     size_limit : int or None
@@ -61,6 +64,7 @@ class OneStageOptions(BaseOptions):
     code_weight_decay: float = 1e-3
     search_epochs: int = 15
     freeze_threshold: float = 1e-3
+    freeze_by: Literal["solution", "cut"] = "solution"
     freeze_floor: float = 10.0
     size_limit: int | None = None
 
@@ -88,8 +92,9 @@ class OneStageTraining(SupernetSearch):
             "darts": {
                 **EVALUATION_PRESETS["paper"]["darts"],
                 "matrix": "uniform",
-                "code_learning_rate": 6e-4,
-                "search_epochs": 200,
+                "code_learning_rate": 3e-4,
+                "min_learning_rate": 0.001,
+                "search_epochs": 600,
                 "size_limit": 3_700_000,
             }
         },
@@ -127,6 +132,12 @@ class OneStageTraining(SupernetSearch):
             regularization=self.options.regularization,
         )
         return feed, None
+
+    @classmethod
+    def check(cls, setting: Setting) -> None:
+        super().check(setting)
+        setting.options.code.lengths(setting.space)
+        setting.options.code.places(setting.space)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
@@ -176,7 +187,7 @@ class OneStageTraining(SupernetSearch):
         return fold(self.network, self.code.coefficients())
 
     def network_results(self) -> dict[str, Any]:
-        return {"search_epochs": self.searched, "folding_error": self.folding_error()}
+        return {"search_epochs": self.searched, "folding_error": shared(self.folding_error)}
 
     @torch.no_grad()
     def folding_error(self) -> float:
@@ -236,6 +247,7 @@ class OneStageTraining(SupernetSearch):
     def end_epoch(self, run: Any) -> dict[str, Any]:
         if not self.searching:
             return {"phase": "training"}
+        before = [z.clone() for z in self.code.z]
         recovery = self.code.recover()
         refused = not self._small_enough(self.code)
         if refused:
@@ -245,7 +257,7 @@ class OneStageTraining(SupernetSearch):
             self.code_optimizer.load_state_dict(accepted["adam"])
         else:
             for i, node in enumerate(recovery):
-                if not self.code.frozen[i] and self._settled(node):
+                if not self.code.frozen[i] and self._settled(node, self.code.z[i] - before[i]):
                     self._freeze(i)
             self._accept()
         if self.epoch + 1 == self.options.method.search_epochs:
@@ -262,11 +274,15 @@ class OneStageTraining(SupernetSearch):
             "frozen": sum(self.code.frozen),
         }
 
-    def _settled(self, node: NodeRecovery) -> bool:
-        """Whether a node has stopped moving. A tiny z has not begun to, whatever the threshold says."""
+    def _settled(self, node: NodeRecovery, cut: Tensor) -> bool:
+        """Whether a node has stopped moving; `cut` is what its cut z has moved by.
+
+        A tiny z has not begun to move, whatever the threshold says.
+        """
         options = self.options.method
         threshold = options.freeze_threshold
-        return node.moved <= threshold and node.norm >= options.freeze_floor * threshold
+        moved = node.moved if options.freeze_by == "solution" else float(cut.norm())
+        return moved <= threshold and node.norm >= options.freeze_floor * threshold
 
     def _freeze(self, i: int) -> None:
         self.code.freeze(i)

@@ -151,6 +151,12 @@ class TwoStageSearch(SupernetSearch):
         self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
 
     @classmethod
+    def check(cls, setting: Setting) -> None:
+        super().check(setting)
+        setting.options.code.lengths(setting.space)
+        setting.options.code.places(setting.space)
+
+    @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         return {"code": SparseCodeOptions}
 

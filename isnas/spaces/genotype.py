@@ -7,20 +7,25 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..runtime.errors import UserError, suggestion
 from ..runtime.files import write_json
 from .base import Place, Space
-
-if TYPE_CHECKING:
-    from ..networks.core import CellNetwork
 
 MOST_NODES = 1000
 """A cell with more nodes than this is no architecture: it is refused before time is spent on it."""
 
 MOST_LETTERS = 100_000
 """Neither is a longer text."""
+
+
+class HasPlaces(Protocol):
+    """A discrete network, as far as its genotype goes."""
+
+    space: Space
+    places: Mapping[str, tuple[Place, ...]]
+    concat: Mapping[str, tuple[int, ...]]
 
 
 class Edge(NamedTuple):
@@ -163,7 +168,7 @@ class Genotype:
         return cls(space, tuple(cells.items()))
 
     @classmethod
-    def of(cls, network: CellNetwork) -> Genotype:
+    def of(cls, network: HasPlaces) -> Genotype:
         """Return the genotype of a discrete network."""
         return cls.from_places(network.places, network.space, network.concat)
 

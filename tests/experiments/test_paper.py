@@ -306,16 +306,20 @@ def test_scales_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_paper_scales_have_the_published_settings() -> None:
     options = module_of("imagenet_one_stage").SCALES["paper"].options
-    assert (options.cells, options.channels, options.image_size) == (14, 48, 224)
-    assert (options.batch_size, options.epochs, options.warm_up_epochs) == (1024, 250, 5)
-    assert (options.learning_rate, options.schedule, options.weight_decay) == (0.5, "linear", 3e-5)
-    assert (options.label_smoothing, options.stem) == (0.1, "imagenet")
-    other = module_of("imagenet_transfer").SCALES["paper"].options
-    shared = {name: getattr(options, name) for name in other.to_json()}
-    assert other.to_json() == shared
-    options = module_of("cifar10_two_stage").SCALES["paper"].options
-    assert (options.matrix, options.epochs, options.evaluation_epochs) == ("uniform", 50, 600)
-    assert module_of("cifar10_one_stage").SCALES["paper"].options.size_limit == 3_700_000
+    network, optimizer = options.network, options.optimizer
+    assert (network.cells, network.channels, options.data.image_size) == (14, 48, 224)
+    assert (optimizer.batch_size, optimizer.epochs, optimizer.warm_up_epochs) == (1024, 250, 5)
+    assert (optimizer.learning_rate, optimizer.schedule) == (0.5, "linear")
+    assert (optimizer.weight_decay, network.stem) == (3e-5, "imagenet")
+    assert optimizer.label_smoothing == 0.1
+    values = options.to_json()
+    other = module_of("imagenet_transfer").SCALES["paper"].options.to_json()
+    assert {**other, **values} == {**values, "closing_norm": "none"}
+    values = module_of("cifar10_two_stage").SCALES["paper"].options.to_json()
+    assert (values["matrix"], values["epochs"], values["evaluation_epochs"]) == ("uniform", 50, 600)
+    assert (
+        module_of("cifar10_one_stage").SCALES["paper"].options.to_json()["size_limit"] == 3_700_000
+    )
 
 
 def test_settings_say_what_not_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +347,7 @@ def test_settings_say_what_not_where(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read_about(tmp_path)["settings"] == json.loads(json.dumps(settings))
     place = {"data": str(tmp_path / "images"), "device": "cpu"}
     assert given == [
-        (seed, replace(size.options, **place, data_root=root, seed=seed), tmp_path / f"runs/{seed}")
+        (seed, size.options.replace(**place, data_root=root, seed=seed), tmp_path / f"runs/{seed}")
         for root, seeds in (("data", 2), ("elsewhere", 3))
         for seed in range(seeds)
     ]
@@ -514,8 +518,7 @@ def test_behaviour_is_what_the_code_did(
         return found
 
     monkeypatch.setattr(SparseCode, "recover", recover)
-    options = replace(
-        cifar10_two_stage.SCALES["smoke"].options,
+    options = cifar10_two_stage.SCALES["smoke"].options.replace(
         data=prepare_images(tmp_path, Subset("digits", 64, 20), "digits", "data"),
         matrix="uniform",
         reencode=reencode,
@@ -525,7 +528,7 @@ def test_behaviour_is_what_the_code_did(
         evaluation_epochs=0,
         device="cpu",
     )
-    search(options, tmp_path / "run")
+    search(options=options, out=tmp_path / "run")
     found = ablation.behaviour(list(RunRecord(tmp_path / "run").trajectories.values()))
     flipped = [np.sign(a) != np.sign(b) for a, b in zip(after, before, strict=False)]
     assert found["flipped"] == pytest.approx(np.mean(flipped)) and found["flipped"] > 0

@@ -21,6 +21,7 @@ def row(method: str, seed: int, accuracy: float, **others: Any) -> dict[str, Any
 def write(directory: Path, rows: list[dict[str, Any]]) -> Path:
     text = "".join(json.dumps(each) + "\n" for each in rows)
     (directory / "rows.jsonl").write_text(text)
+    (directory / "about.json").write_text(json.dumps({"settings": {"task": "images"}}))
     return directory
 
 
@@ -38,11 +39,11 @@ def test_rows_become_results() -> None:
     # in the order of the methods and seeds, however trials ended
     assert list(found) == ["ista-two-stage", "enas", "random architectures"]
     assert found["enas"] == [
-        compare.Result(0.7, 40.0, 5000.0, 20.0),
-        compare.Result(0.8, 30.0, 5000.0, 20.0),
+        compare.Result(70.0, 40.0, 5000.0, 20.0),
+        compare.Result(80.0, 30.0, 5000.0, 20.0),
     ]
-    assert found["random architectures"] == [compare.Result(0.5, 0.0, 7.0, 0.0)]
-    with pytest.raises(UserError, match="none of the rows has a test accuracy yet"):
+    assert found["random architectures"] == [compare.Result(50.0, 0.0, 7.0, 0.0)]
+    with pytest.raises(UserError, match="none of the rows has been tested yet"):
         compare.results_of_rows(rows[3:5])
 
 
@@ -64,7 +65,7 @@ def test_all_methods_can_be_told_apart(tmp_path: Path) -> None:
     texts = [ax.get_xlabel() for ax in figure.axes]
     assert texts == [
         "search cost (seconds)",
-        "sample passes of the search (epochs)",
+        "passes of the search (epochs)",
         "parameters (thousands)",
     ]
     assert [ax.get_xscale() for ax in figure.axes] == ["linear", "linear", "log"]

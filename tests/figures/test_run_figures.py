@@ -126,7 +126,7 @@ def test_training_of_several_seeds(train_run: Path, tmp_path: Path, check_figure
     runs = [RunRecord(train_run), RunRecord(other)]
     figure = training.make_figure({"two seeds": runs})
     check_figure(figure)
-    losses = [run.epochs("train")["train_loss"] for run in runs]
+    losses = [run.epochs("search")["train_loss"] for run in runs]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx(np.mean(losses, axis=0))
     band = figure.axes[0].collections[0].get_paths()[0].get_extents()
     assert (band.y0, band.y1) == pytest.approx((np.min(losses), np.max(losses)))
@@ -146,21 +146,21 @@ def test_training_of_a_run_that_goes_on(
 def test_comparison(search_run: Path, train_run: Path, check_figure: Check) -> None:
     groups = open_groups([str(search_run), f"mine={train_run}"])
     results = compare.results_of(groups)
-    assert list(results) == ["two-stage", "random architectures", "mine"]
+    assert list(results) == ["ista-two-stage", "random architectures", "mine"]
     assert len(results["random architectures"]) == 2
     assert all(row.cost == 0 for row in results["random architectures"])
     found = RunRecord(search_run)
-    assert results["two-stage"][0].cost == pytest.approx(found.seconds("search").sum())
-    assert results["two-stage"][0].parameters == found.results["found"]["parameters"]
-    searched = RunRecord(train_run).results["train"]["search_epochs"]
-    seconds = RunRecord(train_run).seconds("train")
+    assert results["ista-two-stage"][0].cost == pytest.approx(found.seconds("search").sum())
+    assert results["ista-two-stage"][0].parameters == found.results["found"]["parameters"]
+    searched = RunRecord(train_run).results["search"]["search_epochs"]
+    seconds = RunRecord(train_run).seconds("search")
     assert results["mine"][0].cost == pytest.approx(seconds[:searched].sum())
     texts = check_figure(compare.make_figure(groups))
     assert "random architectures (2 runs)" in texts
 
 
 def test_comparison_without_results(train_run: Path, broken_off: BrokenOff) -> None:
-    with pytest.raises(UserError, match="none of the runs has a test accuracy"):
+    with pytest.raises(UserError, match="none of the runs has been tested yet"):
         compare.make_figure({"new": [RunRecord(broken_off(train_run, 2))]})
 
 
@@ -178,8 +178,8 @@ def test_groups(train_run: Path, search_run: Path, tmp_path: Path) -> None:
     runs = [("", RunRecord(path)) for path in (train_run, *copies, search_run)]
     groups = group_runs(runs)
     assert {label: len(members) for label, members in groups.items()} == {
-        "one-stage, rule truncate": 2,
-        "one-stage, rule path": 1,
-        "two-stage": 1,
+        "ista-one-stage, rule truncate": 2,
+        "ista-one-stage, rule path": 1,
+        "ista-two-stage": 1,
     }
     assert list(group_runs([("a", runs[0][1]), ("a", runs[3][1])])) == ["a"]

@@ -208,7 +208,7 @@ def ragged_genotype(space: Space, generator: torch.Generator) -> Genotype:
     for kind, cell in Genotype.from_places(places, space).cells:
         concat = tuple(state for state in cell.concat[:-1] if whole(3)) + cell.concat[-1:]
         cells.append((kind, CellGenotype(cell.nodes, concat, cell.inputs)))
-    return Genotype(tuple(cells))
+    return Genotype(space, tuple(cells))
 
 
 @pytest.mark.parametrize("width", [None, 3.4, 7.0])
@@ -241,6 +241,13 @@ def test_as_wide_as_asked_when_text_fits() -> None:
             assert draw_cells(genotype).get_figwidth() in (pytest.approx(3.4), pytest.approx(7))
 
 
+class AnyCells(DartsSpace):
+    """A space that takes cells of every kind."""
+
+    def check(self, genotype: Genotype) -> None:
+        pass
+
+
 def test_strange_cells() -> None:
     unread = CellGenotype(
         ((), (Edge("zoom", 2),), (Edge("zoom", 0), Edge("a_$b$_c", 0)), ()), (2, 4)
@@ -249,7 +256,7 @@ def test_strange_cells() -> None:
     late = CellGenotype(
         ((), (Edge("zoom", 0),), (Edge("zoom", 2),), (Edge("zoom", 3), Edge("zoom", 1))), (4,), 1
     )
-    genotype = Genotype((("unread", unread), ("empty", empty), ("late", late)))
+    genotype = Genotype(AnyCells(), (("unread", unread), ("empty", empty), ("late", late)))
     check(draw_cells(genotype), genotype)
     ax = draw_cells(genotype).axes[0]
     dashed = [

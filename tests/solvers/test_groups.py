@@ -155,8 +155,8 @@ class TestTruncate:
             ([], ValueError, "z must not be empty, got a sequence of length 0"),
             (torch.tensor([1.0, float("nan")]), ValueError, "z must be finite, got 1 NaN"),
             (torch.ones(3, dtype=torch.int64), ValueError, "z must be real floating-point"),
-            ([1.0, 2.0], TypeError, r"z\[0\] must be a torch.Tensor, got float"),
-            (3.0, TypeError, "z must be a tensor or a sequence of tensors, got float"),
+            ([1.0, 2.0], TypeError, r"z\[0\] must be a torch.Tensor or a NumPy array, got float"),
+            (3.0, TypeError, "z must be a tensor, an array, or a sequence .*, got float"),
         ],
     )
     def test_bad_vectors_are_named(self, z, error, message):

@@ -407,10 +407,11 @@ def test_bad_values_are_named(A, b, lam, options, message):
 @pytest.mark.parametrize(
     "A, b, lam, message",
     [
-        (A_OK.numpy(), B_OK, 0.1, r"A must be a tensor or a sequence of tensors, got ndarray"),
-        (A_OK, B_OK.tolist(), 0.1, r"b must be a torch.Tensor, got list"),
-        ([A_OK], B_OK, 0.1, r"b must be a sequence of tensors, got Tensor"),
-        ([A_OK, 3], [B_OK, B_OK], 0.1, r"A\[1\] must be a torch.Tensor, got int"),
+        ("A", B_OK, 0.1, r"A must be a tensor, an array, or a sequence of .* arrays, got str"),
+        (A_OK.tolist(), B_OK, 0.1, r"A\[0\] must be a torch.Tensor or a NumPy array, got list"),
+        (A_OK, B_OK.tolist(), 0.1, r"b must be a torch.Tensor or a NumPy array, got list"),
+        ([A_OK], B_OK, 0.1, r"b must be a sequence of tensors or of arrays, got Tensor"),
+        ([A_OK, 3], [B_OK, B_OK], 0.1, r"A\[1\] must be a torch.Tensor or a NumPy array, got int"),
         (A_OK, B_OK, "small", r"lam must be a number or a tensor, got str"),
         (A_OK, B_OK, None, r"lam must be a number or a tensor, got NoneType"),
     ],

@@ -355,7 +355,7 @@ def test_a_failed_search_is_a_row(data: Dataset, toys: None, tmp_path: Path) -> 
     result = compare(out=tmp_path, options=both)
     errors = {row["method"]: row.get("error", "") for row in result.rows}
     assert errors["toy-shared"] == ""
-    assert "train_loss is not a number in epoch 0" in errors["toy-broken"]
+    assert "train_loss is not a number in step 0 of epoch 0" in errors["toy-broken"]
     assert "| toy-broken | 1 (1 failed) |" in result.table
     assert "- toy-broken, seed 0: train_loss is not a number" in result.table
 
@@ -409,7 +409,7 @@ class TestMistakes:
         )
         assert chosen(["all"], DARTS_SPACE) == tuple(METHODS)
         with pytest.raises(
-            UserError, match="no method is called 'nas'.*; there are ista-two-stage,"
+            UserError, match=r"no method is called 'nas'.*; there are ista-two-stage,"
         ):
             chosen(["nas"], DARTS_SPACE)
 

@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from isnas.nasbench201 import NASBENCH201_SPACE
-from isnas.nasbench201_network import NASBench201Options, build_nasbench201_supernet
-from isnas.network import NetworkOptions
-from isnas.operations import BYPASS, OPERATIONS, StridedPointwise, bypassing, convolution
-from isnas.space import DARTS_SPACE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from isnas import GENOTYPES, PRIMITIVES, build_network, build_supernet
+from isnas import DARTS_SPACE, GENOTYPES, NASBENCH201_SPACE, build_network, build_supernet
+from isnas.networks.operations import BYPASS, OPERATIONS, StridedPointwise, bypassing, convolution
 
 
 class Convolutions(TorchDispatchMode):
@@ -100,12 +96,12 @@ class TestStridedPointwise:
 
 
 class TestTheShapeThatCorruptsMemory:
-    """Channels last, kernel 1, stride 2, 1 to 7 input channels: PyTorch's backward pass writes past its memory."""
+    """Channels last, kernel 1, stride 2, 1 to 7 input channels: PyTorch's backward pass overwrites memory."""
 
     def test_is_run_by_our_operations_in_a_process_that_ends_well(self) -> None:
         program = """
 import torch
-from isnas.operations import FactorizedReduce, OPERATIONS, convolution
+from isnas.networks.operations import FactorizedReduce, OPERATIONS, convolution
 last = torch.channels_last
 for c in range(1, 8):
     for build in (
@@ -135,14 +131,12 @@ print("done")
     @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
     @pytest.mark.parametrize("closing_norm", ["none", "all"])
     def test_is_in_no_network_of_darts(self, stem: str, closing_norm: str) -> None:
-        shape = NetworkOptions(4, 3, 4, 3, stem, True, closing_norm)
+        shape: dict[str, Any] = {"channels": 4, "classes": 4, "stem": stem}
+        closed = {**shape, "cells": 3, "closing_norm": closing_norm}
         for network in (
-            build_supernet(shape),
-            build_network(GENOTYPES["ISTA_onestage"], 4, 6, 4, stem=stem, auxiliary=True),
-            build_supernet(
-                NetworkOptions(4, 3, 4, 3, stem, closing_norm=closing_norm, partial=2),
-                bypassing(DARTS_SPACE),
-            ),
+            build_supernet(DARTS_SPACE, **closed, auxiliary=True),
+            build_network(GENOTYPES["ISTA_onestage"], **shape, cells=6, auxiliary=True),
+            build_supernet(bypassing(DARTS_SPACE), **closed, partial=2),
         ):
             with Convolutions() as convolutions:
                 network(torch.randn(2, 3, 64, 64), auxiliary=network.options.auxiliary)
@@ -150,7 +144,7 @@ print("done")
             assert (1, 2) not in convolutions.run
 
     def test_is_in_no_network_of_nasbench201(self) -> None:
-        network = build_nasbench201_supernet(NASBench201Options(channels=4, cells=1))
+        network = build_supernet(NASBENCH201_SPACE, channels=4, cells=1)
         with Convolutions() as convolutions:
             network(torch.randn(2, 3, 16, 16))
         assert (1, 2) not in convolutions.run
@@ -164,7 +158,7 @@ print("done")
 
 def test_every_primitive_is_known() -> None:
     """So that the test of operations above has seen all that a space can name."""
-    assert {*PRIMITIVES, *NASBENCH201_SPACE.primitives, BYPASS} <= {*OPERATIONS, "none"}
+    assert {*DARTS_SPACE.primitives, *NASBENCH201_SPACE.primitives, BYPASS} <= {*OPERATIONS, "none"}
 
 
 @pytest.mark.parametrize("side", [8, 9])

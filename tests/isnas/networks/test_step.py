@@ -27,7 +27,7 @@ from isnas.runtime.devices import check_compiler
 from isnas.runtime.errors import UserError
 from isnas.runtime.memory import saved_bytes
 from isnas.searches.one_stage import OneStageTraining
-from isnas.searches.registry import METHODS, create_search
+from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Dataset
 

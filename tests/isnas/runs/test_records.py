@@ -95,7 +95,7 @@ def test_trajectories(train_run: Path) -> None:
             code.residual_cut[:end], np.linalg.norm(cut @ code.A.T - b, axis=1)
         )
         np.testing.assert_allclose(
-            code.moved[1:end], np.linalg.norm(np.diff(cut, axis=0), axis=1), atol=1e-15
+            code.moved[1:end], np.linalg.norm(np.diff(z, axis=0), axis=1), atol=1e-15
         )
         share = np.abs(cut).sum(1) / np.abs(z).sum(1)
         np.testing.assert_allclose(code.concentration[:end], share)

@@ -25,29 +25,29 @@ from isnas.runs.directory import Run
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
 
-SEARCH = dict(
-    channels=2,
-    cells=3,
-    epochs=3,
-    batch_size=180,
-    device="cpu",
-    evaluation_epochs=2,
-    random_architectures=1,
-    checkpoint_steps=2,
-)
-TRAIN = dict(
-    channels=2,
-    cells=3,
-    search_epochs=3,
-    epochs=3,
-    batch_size=240,
-    device="cpu",
-    auxiliary_weight=0.4,
-    drop_path=0.3,
-    cutout=2,
-    size_limit=9000,
-    checkpoint_steps=2,
-)
+SEARCH = {
+    "channels": 2,
+    "cells": 3,
+    "epochs": 3,
+    "batch_size": 180,
+    "device": "cpu",
+    "evaluation_epochs": 2,
+    "random_architectures": 1,
+    "checkpoint_steps": 2,
+}
+TRAIN = {
+    "channels": 2,
+    "cells": 3,
+    "search_epochs": 3,
+    "epochs": 3,
+    "batch_size": 240,
+    "device": "cpu",
+    "auxiliary_weight": 0.4,
+    "drop_path": 0.3,
+    "cutout": 2,
+    "size_limit": 9000,
+    "checkpoint_steps": 2,
+}
 RUNS: dict[str, tuple[Callable[..., Any], Any]] = {
     "search": (isnas.search, SEARCH),
     "train": (isnas.train, TRAIN),
@@ -186,9 +186,15 @@ def test_interrupted_after_the_last_step(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_run_that_is_interrupted(tmp_path: Path) -> None:
-    options = dict(
-        channels=2, cells=3, batch_size=240, epochs=2, drop_path=0.3, device="cpu", compile=True
-    )
+    options = {
+        "channels": 2,
+        "cells": 3,
+        "batch_size": 240,
+        "epochs": 2,
+        "drop_path": 0.3,
+        "device": "cpu",
+        "compile": True,
+    }
     run = tmp_path / "run"
     whole = isnas.evaluate("ISTA_twostage", out=tmp_path / "whole", **options)
     torch.compiler.reset()  # as in a new process

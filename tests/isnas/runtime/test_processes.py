@@ -365,30 +365,30 @@ class TestBatches:
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
-TRAIN = dict(
-    channels=2,
-    cells=3,
-    search_epochs=2,
-    epochs=1,
-    batch_size=360,
-    device="cpu",
-    drop_path=0.3,
-    cutout=2,
-    code_learning_rate=1e-3,
-    sync_batch_norm=True,
-    checkpoint_steps=2,
-)
-SEARCH = dict(
-    channels=2,
-    cells=3,
-    epochs=2,
-    batch_size=180,
-    device="cpu",
-    evaluation_epochs=1,
-    random_architectures=0,
-    code_learning_rate=1e-3,
-    sync_batch_norm=True,
-)
+TRAIN = {
+    "channels": 2,
+    "cells": 3,
+    "search_epochs": 2,
+    "epochs": 1,
+    "batch_size": 360,
+    "device": "cpu",
+    "drop_path": 0.3,
+    "cutout": 2,
+    "code_learning_rate": 1e-3,
+    "sync_batch_norm": True,
+    "checkpoint_steps": 2,
+}
+SEARCH = {
+    "channels": 2,
+    "cells": 3,
+    "epochs": 2,
+    "batch_size": 180,
+    "device": "cpu",
+    "evaluation_epochs": 1,
+    "random_architectures": 0,
+    "code_learning_rate": 1e-3,
+    "sync_batch_norm": True,
+}
 
 
 def train(out: Path, stop_after: int = 0) -> dict[str, Any]:
@@ -469,7 +469,14 @@ def test_interrupted_and_resumed_run_ends_as_the_uninterrupted_one(
     assert_same_run(reference, run)
 
 
-EVALUATE = dict(channels=2, cells=3, epochs=1, batch_size=240, device="cpu", sync_batch_norm=True)
+EVALUATE = {
+    "channels": 2,
+    "cells": 3,
+    "epochs": 1,
+    "batch_size": 240,
+    "device": "cpu",
+    "sync_batch_norm": True,
+}
 FURTHER = {name: value for name, value in EVALUATE.items() if name not in ("channels", "cells")}
 
 

@@ -31,16 +31,16 @@ IMAGES = TASKS["images"]
 
 SPACE = DartsSpace(primitives=("max_pool_3x3", "skip_connect", "dil_conv_3x3"), nodes=2)
 UNREAD = dataclasses.replace(SPACE, output=(2,))  # node 1 has weights that no loss depends on
-OPTIONS = dict(
-    channels=4,
-    cells=3,
-    batch_size=8,
-    epochs=3,
-    seed=3,
-    learning_rate=0.1,
-    weight_decay=3e-4,
-    architecture_learning_rate=3e-3,
-)
+OPTIONS = {
+    "channels": 4,
+    "cells": 3,
+    "batch_size": 8,
+    "epochs": 3,
+    "seed": 3,
+    "learning_rate": 0.1,
+    "weight_decay": 3e-4,
+    "architecture_learning_rate": 3e-3,
+}
 PARTIAL = {"partial": 2, "edge_weights": True}
 Drive = Callable[..., list[dict[str, Any]]]
 Maker = Callable[..., Dataset]

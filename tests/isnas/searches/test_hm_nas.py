@@ -26,18 +26,18 @@ IMAGES = TASKS["images"]
 SMALL = DartsSpace(primitives=("skip_connect", "sep_conv_3x3", "avg_pool_3x3"), nodes=2)
 SPACES = [SMALL, NASBENCH201_SPACE]
 # masks move far in a step, so that a few steps suffice to turn some off
-OPTIONS = dict(
-    channels=2,
-    cells=3,
-    batch_size=8,
-    epochs=6,
-    joint_share=0.34,
-    mask_share=0.34,
-    seed=3,
-    learning_rate=0.05,
-    code_learning_rate=0.02,
-    mask_learning_rate=2e-3,
-)
+OPTIONS = {
+    "channels": 2,
+    "cells": 3,
+    "batch_size": 8,
+    "epochs": 6,
+    "joint_share": 0.34,
+    "mask_share": 0.34,
+    "seed": 3,
+    "learning_rate": 0.05,
+    "code_learning_rate": 0.02,
+    "mask_learning_rate": 2e-3,
+}
 
 Data = Callable[..., Dataset]
 Drive = Callable[..., list[dict[str, Any]]]

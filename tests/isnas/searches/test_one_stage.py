@@ -28,19 +28,19 @@ from isnas.searches import one_stage
 from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search
 
-OPTIONS = dict(
-    channels=2,
-    cells=3,
-    batch_size=16,
-    epochs=2,
-    search_epochs=3,
-    init_scale=0.5,
-    rule="best_subset",
-    auxiliary_weight=0.4,
-    drop_path=0.2,
-    cutout=2,
-    learning_rate=0.05,
-)
+OPTIONS = {
+    "channels": 2,
+    "cells": 3,
+    "batch_size": 16,
+    "epochs": 2,
+    "search_epochs": 3,
+    "init_scale": 0.5,
+    "rule": "best_subset",
+    "auxiliary_weight": 0.4,
+    "drop_path": 0.2,
+    "cutout": 2,
+    "learning_rate": 0.05,
+}
 LARGEST = "sep_conv_5x5"
 SMALLEST = "skip_connect"
 

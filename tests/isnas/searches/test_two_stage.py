@@ -17,16 +17,16 @@ from isnas import DARTS_SPACE, Coefficients, Dataset
 from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 
-OPTIONS = dict(
-    channels=2,
-    cells=3,
-    batch_size=8,
-    epochs=3,
-    seed=3,
-    init_scale=0.1,
-    learning_rate=0.1,
-    code_learning_rate=0.02,
-)
+OPTIONS = {
+    "channels": 2,
+    "cells": 3,
+    "batch_size": 8,
+    "epochs": 3,
+    "seed": 3,
+    "init_scale": 0.1,
+    "learning_rate": 0.1,
+    "code_learning_rate": 0.02,
+}
 Drive = Callable[..., list[dict[str, Any]]]
 
 

@@ -1,0 +1,147 @@
+"""The smoothed search: fair paths, balanced matrices, and a step of the code by losses of perturbed architectures."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import solvers
+from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, Space, UserError
+from isnas.codes.fair import fair_path
+from isnas.codes.sparse import SparseCode, SparseCodeOptions
+from isnas.runs.loop import drive as run_through
+from isnas.searches.registry import create_search
+from isnas.searches.two_stage import TwoStageSearch
+
+SPACES = (DARTS_SPACE, NASBENCH201_SPACE)
+TINY = {"channels": 2, "batch_size": 8, "epochs": 4, "seed": 5, "evaluation_epochs": 0}
+
+
+def search_of(data: Dataset, space: Space = NASBENCH201_SPACE, **changes: Any) -> TwoStageSearch:
+    cells = {"cells": 1 if space is NASBENCH201_SPACE else 3}
+    options = {"preset": "smoothed", **TINY, **cells, **changes}
+    return create_search("ista-two-stage", space, data, **options)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_fair_paths_train_all_alike(space: Space) -> None:
+    """In whole turns every candidate has been there equally often, and every path is an architecture."""
+    s = SparseCodeOptions().places(space)
+    for i, (choice, number) in enumerate(zip(space.choices, s, strict=True)):
+        turn = len(choice.candidates) // number
+        seen: Counter[int] = Counter()
+        for step in range(3 * turn):
+            path = fair_path(space, s, 7, step)
+            assert path == fair_path(space, s, 7, step)
+            space.check(Genotype.from_places(path, space))
+            mine = [k for k, place in enumerate(choice.candidates) if place in path[choice.kind]]
+            assert len(mine) == number
+            seen.update(mine)
+        if len(choice.candidates) == turn * number:
+            assert set(seen.values()) == {3}, i
+        else:  # a turn leaves some out, drawn anew each time
+            assert max(seen.values()) <= 3
+
+
+def test_balanced_codes_compete() -> None:
+    """What a step adds to the candidates of an edge sums to nothing: more of one is less of the others."""
+    code = SparseCode(NASBENCH201_SPACE, SparseCodeOptions(matrix="balanced", m=(3, 6, 9)))
+    for A, choice in zip(code.A, code.choices, strict=True):
+        square = A @ A.T
+        assert torch.allclose(square, square[0, 0] * torch.eye(len(A), dtype=A.dtype), atol=1e-12)
+        for members in choice.members:
+            assert A[:, members].sum(1).abs().max() < 1e-12
+    with pytest.raises(UserError, match="at most 3 for a balanced matrix"):
+        SparseCode(NASBENCH201_SPACE, SparseCodeOptions(matrix="balanced", m=(4, 6, 9)))
+
+
+def test_recovery_takes_the_nearest_architecture() -> None:
+    """With all differences of an edge seen, by brute force: the edge's candidate of largest A'b."""
+    options = SparseCodeOptions(matrix="balanced", m=(3, 6, 9), rule="non_negative", init_scale=1.0)
+    code = SparseCode(NASBENCH201_SPACE, options, seed=2)
+    shifts = torch.randn((20, 18), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = [b.clone() for b in code.b]
+    found = code.places_at(shifts)
+    assert all(torch.equal(x, y) for x, y in zip(before, code.b, strict=True))
+    flat = torch.cat([b.detach().double() for b in code.b])
+    for shift, places in zip(shifts, found, strict=True):
+        expected = []
+        for b, A, choice in zip((flat + shift).split([3, 6, 9]), code.A, code.choices, strict=True):
+            best = min(
+                itertools.product(*choice.members),
+                key=lambda S, A=A, b=b: _residual(A[:, list(S)], b),
+            )
+            expected += [choice.candidates[k] for k in sorted(best)]
+        assert places["cell"] == tuple(expected)
+
+
+def _residual(A: torch.Tensor, b: torch.Tensor) -> float:
+    """The least ||A z - b|| over z >= 0."""
+    every = solvers.best_subset(A, b, s=A.shape[1], non_negative=True)
+    return float((A @ every.z - b).norm())
+
+
+def test_a_step_of_the_code_is_the_formula(toy_data: Callable[..., Dataset]) -> None:
+    """b moves by -rate * mean (L(b + e) - L(b - e)) e / (perturbation * rms), with losses taken one by one."""
+    search = search_of(toy_data(64), pairs=3, perturbation=0.7, code_weight_decay=0.1)
+    search.epoch = 2
+    images = next(iter(search.valid_feed.epoch(0)))
+    with torch.no_grad():
+        for b in search.code.b:
+            b.copy_(torch.randn_like(b))
+    before = torch.cat([b.detach().clone() for b in search.code.b])
+    e = 0.7 * search._noise("score", 3)
+    search.network.train()
+    differences = []
+    for shift in e:
+        losses = []
+        for places in search.code.places_at(torch.stack([shift, -shift])):
+            with torch.no_grad():
+                losses.append(float(search.weights.loss(images, search.ones_at(places))[0]))
+        differences.append(losses[0] - losses[1])
+    found = torch.tensor(differences, dtype=torch.float64)
+    size = found.square().mean().sqrt()
+    step = (found[:, None] * e).mean(0) / (0.7 * size)
+    rate = search.options.method.code_learning_rate
+    expected = before * (1 - 0.1 * rate) - rate * step.to(before)
+    statistics = {name: value.clone() for name, value in search.network.named_buffers()}
+    # the losses above have moved batch norm's statistics, which these passes do not depend on
+    search.score_code(images)
+    after = torch.cat([b.detach() for b in search.code.b])
+    assert torch.allclose(after, expected, atol=1e-6)
+    assert not torch.equal(after, before)
+    for name, value in search.network.named_buffers():
+        assert torch.equal(value, statistics[name]), "scoring leaves the statistics alone"
+
+
+def test_codes_rest_while_weights_warm_up(toy_data: Callable[..., Dataset]) -> None:
+    search = search_of(toy_data(64), warm_up_share=0.5)
+    assert search.warm_up_epochs == 2
+    zero = [torch.zeros_like(b) for b in search.code.b]
+    for epoch, _ in enumerate(run_through(search)):
+        still = all(torch.equal(b, z) for b, z in zip(search.code.b, zero, strict=True))
+        assert still == (epoch < 2)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_it_goes_on_exactly(space: Space, toy_data: Callable[..., Dataset]) -> None:
+    data = toy_data(48)
+    whole = search_of(data, space)
+    list(run_through(whole))
+    begun = search_of(data, space)
+    epochs = run_through(begun)
+    for _ in range(3):
+        next(epochs)
+    again = search_of(data, space)
+    again.load_state_dict(begun.state_dict())
+    list(run_through(again))
+    assert again.genotype() == whole.genotype()
+    for x, y in zip(again.code.b, whole.code.b, strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(x, y)
