@@ -188,6 +188,7 @@ class Training(Stage):
             part=part,
             regularization=recipe.regularization,
         )
+        task.check_feed(self.network, self.feed, data)
 
     @property
     def epochs(self) -> int:

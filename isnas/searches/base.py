@@ -174,6 +174,8 @@ class SupernetSearch(Search):
         train_affine(self.network.cells, False)
         self.weights = self.weight_trainer()
         self.train_feed, self.valid_feed = self.feeds()
+        for feed in filter(None, (self.train_feed, self.valid_feed)):
+            self.task.check_feed(self.network, feed, self.data)
 
     def feeds(self) -> tuple[Feed, Feed | None]:
         """Return the data to train weights on and those to choose by, if these are others."""

@@ -221,6 +221,9 @@ class Task(ABC):
     def check_fits(self, network: CellNetwork, data: Any) -> None:
         """Raise a `UserError` unless the network is one for these data."""
 
+    def check_feed(self, network: CellNetwork, feed: Feed, data: Any) -> None:
+        """Raise a `UserError` when a network cannot be trained on batches as small as these."""
+
     @abstractmethod
     def training_feed(
         self,

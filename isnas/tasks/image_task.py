@@ -19,7 +19,7 @@ from ..runtime.options import BaseOptions
 from ..runtime.processes import share_state, summed
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
-from .images import Batches, Dataset, LazyImages, load_dataset, split_indices
+from .images import Batches, Dataset, LazyImages, check_batches, load_dataset, split_indices
 
 TINY_SIDE = 16
 """Side in pixels up to which one CPU thread is as fast as several, and does not suffer from a busy machine."""
@@ -49,10 +49,17 @@ class ImageOptions(BaseOptions):
         Largest relative change of brightness, contrast and saturation, half of it of hue; with --crop resized only.
     corrupt : {"refuse", "skip"}
         What to do with a directory's images that cannot be decoded; skip warns of each and uses others instead.
+    colour : {"rgb", "grey"}
+        Whether a directory's images have three channels, or one of grey.
+    flip : bool
+        Whether training images are mirrored at random; mirrored text, arrows or digits are other things.
+    split : float or None
+        Share of a directory's images to train on, in each class, where it holds none out for the test: --split 0.8.
     """
 
     least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0}
-    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter",)
+    above_zero: ClassVar[tuple[str, ...]] = ("split",)
+    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "split")
     incidental: ClassVar[tuple[str, ...]] = ("data_root", "download")
 
     data: str = "digits"
@@ -62,6 +69,9 @@ class ImageOptions(BaseOptions):
     crop: Literal["pad", "resized"] = "pad"
     colour_jitter: float = 0.0
     corrupt: Literal["refuse", "skip"] = "refuse"
+    colour: Literal["rgb", "grey"] = "rgb"
+    flip: bool = True
+    split: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,9 @@ class ImageTask(Task):
             crop=options.crop,
             colour_jitter=options.colour_jitter,
             corrupt=options.corrupt,
+            colour=options.colour,
+            flip=options.flip,
+            split=options.split,
             test_only=test_only,
         )
 
@@ -119,7 +132,10 @@ class ImageTask(Task):
             "classes": list(data.classes),
             "mean": list(data.mean),
             "std": list(data.std),
+            "fingerprint": data.fingerprint(),
             **({} if data.crop == "pad" else {"crop": data.crop}),
+            **({} if options.colour == "rgb" else {"colour": options.colour}),
+            **({} if options.split is None else {"split": options.split}),
         }
 
     def to(self, data: Dataset, device: torch.device) -> Dataset:
@@ -134,9 +150,8 @@ class ImageTask(Task):
             found["data"] = saved["source"]
             if Path(saved["source"]).is_dir():  # named data sets have their own size
                 found["image_size"] = saved["size"][0]
-        if "crop" in saved:
-            found["crop"] = saved["crop"]
-        return found
+        others = ("crop", "colour") if "data" in given else ("crop", "colour", "split")
+        return {**found, **{name: saved[name] for name in others if name in saved}}
 
     def prepared_as(self, data: Dataset, saved: dict[str, Any], path: Any) -> Dataset:
         if saved.get("classes", list(data.classes)) != list(data.classes):
@@ -189,6 +204,10 @@ class ImageTask(Task):
                 f"the network is for images of {wanted[0]} channels and {wanted[1]} classes; "
                 f"{data.name} has {given[0]} channels and {given[1]} classes"
             )
+
+    def check_feed(self, network: CellNetwork, feed: Batches, data: Dataset) -> None:
+        auxiliary = getattr(network.options, "auxiliary", False)
+        check_batches(feed, network, data.size, **({"auxiliary": True} if auxiliary else {}))
 
     def training_feed(
         self,

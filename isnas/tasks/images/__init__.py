@@ -8,19 +8,16 @@ from .augmentation import Augmentation
 from .batches import Batches, check_batches, split_indices
 from .dataset import Dataset
 from .decoding import Images, LazyImages, UnreadableImage
-from .report import FolderReport, inspect_folder
 from .sources import load_dataset
 
 __all__ = [
     "Augmentation",
     "Batches",
     "Dataset",
-    "FolderReport",
     "Images",
     "LazyImages",
     "UnreadableImage",
     "check_batches",
-    "inspect_folder",
     "load_dataset",
     "split_indices",
 ]

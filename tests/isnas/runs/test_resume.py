@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from making import IMAGES
+from PIL import Image
 
 import isnas
 from isnas.runs.directory import Run
@@ -228,10 +229,10 @@ def test_two_checkpoints_are_kept(reference: dict[str, Path]) -> None:
     assert len(checkpoints(reference["train"])) == 2
 
 
-def broken_off(tmp_path: Path, steps: int = 9) -> Path:
+def broken_off(tmp_path: Path, steps: int = 9, **changes: Any) -> Path:
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        isnas.train(out=run, progress=At(steps, crash), **TRAIN)
+        isnas.train(out=run, progress=At(steps, crash), **{**TRAIN, **changes})
     return run
 
 
@@ -326,6 +327,23 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     config["data"]["train"] += 1
     files.write_json(run / "config.json", config)
     with pytest.raises(isnas.UserError, match="not those of the run: train differ"):
+        isnas.resume(run)
+
+
+def test_exchanged_images_are_refused(tmp_path: Path) -> None:
+    """The same numbers, means and deviations, but images of one class now belong to the other."""
+    data = tmp_path / "data"
+    for split, number in (("train", 8), ("test", 2)):
+        for k, name in enumerate(("a", "b")):
+            (data / split / name).mkdir(parents=True)
+            for i in range(number):
+                image = Image.new("RGB", (8, 8), (20 * i, 100 * k, 50))
+                image.save(data / split / name / f"{i}.png")
+    run = broken_off(tmp_path, data=str(data), batch_size=4)
+    (data / "train" / "a" / "0.png").rename(data / "spare.png")
+    (data / "train" / "b" / "0.png").rename(data / "train" / "a" / "0.png")
+    (data / "spare.png").rename(data / "train" / "b" / "0.png")
+    with pytest.raises(isnas.UserError, match="not those of the run: fingerprint differ"):
         isnas.resume(run)
 
 

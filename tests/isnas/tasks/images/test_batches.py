@@ -111,14 +111,19 @@ def test_training_batches_are_varied_by_default():
         (5, True, [5, 5]),
         (4, True, [4, 4]),
         (4, False, [4, 4, 2]),
-        (11, True, [10]),
-        (11, False, [10]),
         (10, True, [10]),
     ],
 )
 def test_incomplete_batches(batch_size, drop_last, sizes):
     batches = Batches(small_dataset(), batch_size=batch_size, drop_last=drop_last)
     assert [len(y) for _, y in batches.epoch(0)] == sizes and len(batches) == len(sizes)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_batch_that_is_larger_than_the_data(drop_last):
+    with pytest.warns(UserWarning, match="batch_size 11 is larger than the 10 images to draw from"):
+        batches = Batches(small_dataset(), batch_size=11, drop_last=drop_last)
+    assert [len(y) for _, y in batches.epoch(0)] == [10] and len(batches) == 1
 
 
 def test_subsets_of_the_split():
