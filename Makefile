@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo train test test-fast lint clean
+.PHONY: demo train test test-fast lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/isnas search
@@ -22,6 +22,10 @@ test-fast: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The documentation as a site: build/docs/index.html.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -W -q docs build/docs
 
 $(VENV)/.installed: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
 
+# reads numpydoc docstrings and Markdown pages; furo is its theme
+DOCS = ["sphinx>=8.1", "myst-parser>=4.0", "furo>=2024.8"]
+
 setup(
     name="isnas",
     version=version,
@@ -36,7 +39,9 @@ setup(
             "ruff==0.17.*",  # another version may find or format something else
             "tensorboard>=2.18",
             "distributed>=2025.1",  # a comparison on a local cluster
+            *DOCS,
         ],
+        "docs": DOCS,
         # clusters that `isnas compare` can run on, through joblib
         "dask": ["distributed>=2025.1"],
         "ray": ["ray>=2.40"],
