@@ -15,11 +15,6 @@ LEVEL = 0.95
 RESAMPLES = 2_000
 
 
-def kendall(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Kendall's tau-b of two sequences, shapes (n,); nan where one is constant."""
-    return float(_taus(_signs(a), _signs(b), np.ones((1, len(a))))[0])
-
-
 def mean_tau(scores: np.ndarray, accuracies: np.ndarray) -> tuple[float, float, float]:
     """Return the mean of Kendall's tau over all pairs of a row of `scores` and one of `accuracies`, with its interval.
 

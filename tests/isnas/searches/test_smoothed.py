@@ -11,7 +11,16 @@ import pytest
 import torch
 
 import solvers
-from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, Space, UserError
+from isnas import (
+    DARTS_SPACE,
+    NASBENCH201_SPACE,
+    Coefficients,
+    Dataset,
+    Genotype,
+    Space,
+    UserError,
+    build_supernet,
+)
 from isnas.codes.fair import fair_path
 from isnas.codes.sparse import SparseCode, SparseCodeOptions
 from isnas.runs.loop import drive as run_through
@@ -145,3 +154,26 @@ def test_it_goes_on_exactly(space: Space, toy_data: Callable[..., Dataset]) -> N
         assert torch.equal(x, y)
     for x, y in zip(again.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(x, y)
+
+
+def test_where_no_gradient_can_be(toy_data: Callable[..., Dataset]) -> None:
+    """A coefficient that only norms read changes nothing; scores of whole architectures see its place all the same."""
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|{}~2|"
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    network = build_supernet(NASBENCH201_SPACE, channels=4, cells=1, closing_norm="none").double()
+    for module in network.modules():
+        if hasattr(module, "eps"):
+            module.eps = 1e-14  # of batch norm; 1e-5 leaves a trace of the scale
+    places = tuple(Genotype.parse(cell.format("nor_conv_1x1")).places()["cell"])
+    c = torch.full((len(places),), 0.7, dtype=torch.float64, requires_grad=True)
+    network(images, {"cell": Coefficients(c, places)})[:, 0].square().sum().backward()
+    first, *others = c.grad
+    assert (
+        abs(first) < 1e-12
+    )  # node 0 reads one edge, and 1x1 and 3x3 convolutions with norms read node 0
+    assert min(map(abs, others)) > 1e-6
+
+    stage = search_of(toy_data(), warm_up_share=0.0)
+    assert not stage.code.b[0].any()
+    stage.train_step(next(iter(stage.batches(0, 0))))
+    assert stage.code.b[0].all()  # node 0 has learnt
