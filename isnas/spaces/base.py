@@ -263,6 +263,12 @@ class Space:
                             f"known are {', '.join(self.primitives)}"
                         )
 
+    def canonical(self, genotype: Genotype) -> Genotype:
+        """Return the form of a genotype that is the same for all ways to write its architecture."""
+        from .genotype import Genotype
+
+        return Genotype(self, tuple((kind, cell.canonical()) for kind, cell in genotype.cells))
+
     def format(self, genotype: Genotype) -> str:
         """Return the text form of a genotype; by default DARTS's, see `isnas.spaces.text`."""
         from .text import format_cells

@@ -206,7 +206,7 @@ class Genotype:
 
     def canonical(self) -> Genotype:
         """Return the form that is the same for all ways to write this architecture."""
-        return Genotype(self.space, tuple((kind, cell.canonical()) for kind, cell in self.cells))
+        return self.space.canonical(self)
 
     def __str__(self) -> str:
         """Return the text form of its space."""

@@ -8,11 +8,14 @@ from typing import Any
 
 from ..runtime.errors import UserError, suggestion
 from .base import Space
+from .chain import ChainSpace
 from .darts import DartsSpace
 from .genotype import Genotype
 from .nasbench201 import NASBench201Space
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
+SPACES: dict[str, type[Space]] = {
+    space.name: space for space in (DartsSpace, NASBench201Space, ChainSpace)
+}
 """All spaces by name."""
 
 
