@@ -27,8 +27,8 @@ IDENTITY = "identity"
 """Passes a layer's input on; where a layer halves the resolution, a 1x1 convolution with batch norm."""
 
 PRIMITIVES = (IDENTITY, "mb3_conv_3x3", "mb6_conv_5x5")
-"""The operations of a layer, in the order of the benchmark's numbers: identity, and MobileNetV2's block with a 3x3 kernel
-and expansion 3, or with a 5x5 kernel and expansion 6."""
+"""The operations of a layer, in the order of the benchmark's numbers: identity, and MobileNetV2's block of expansion 3
+and a 3x3 kernel, or with expansion 6 and a 5x5 kernel."""
 
 STAGES = (2, 3, 3)
 """Layers of each stage."""
@@ -111,8 +111,8 @@ class ChainSpace(Space):
 
     @classmethod
     def reading(cls, text: str) -> ChainSpace | None:
-        # one word of digits, of about as many as there are layers: its reader says what is wrong with others
-        return cls() if text.isdecimal() and abs(len(text) - LAYERS) <= 2 else None
+        # one word of digits, any: the reader says what is wrong with others
+        return cls() if text.isascii() and text.isdecimal() else None
 
 
 CHAIN_SPACE = ChainSpace()

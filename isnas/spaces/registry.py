@@ -87,15 +87,7 @@ def published(space: Space | None = None) -> Mapping[str, Genotype]:
     return found
 
 
-def space_reading(text: str) -> Space:
-    """Return the first space that reads a genotype's text form.
-
-    Raises
-    ------
-    UserError
-        When none does.
-    """
-    for each in SPACES.values():
-        if (space := each.reading(text)) is not None:
-            return space
-    return SPACES["darts"]()  # whose message says what is expected
+def space_reading(text: str) -> Space | None:
+    """Return the first space that a text may be the form of a genotype of; None where it is of no such form."""
+    found = (each.reading(text) for each in SPACES.values())
+    return next((space for space in found if space is not None), None)
