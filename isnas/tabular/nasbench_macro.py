@@ -24,8 +24,8 @@ SIZES = ("parameters", "multiply_adds")
 class Row:
     """What the table says of a network.
 
-    Test accuracies on CIFAR-10 in per cent of three trainings from scratch; parameters, and multiply-adds for an image
-    of 32 x 32 pixels.
+    Test accuracies on CIFAR-10 in per cent of three trainings from scratch, each the best of its 50 epochs (the
+    authors' code, ``train/train.py``); parameters, and multiply-adds for an image of 32 x 32 pixels.
     """
 
     arch: str
