@@ -44,6 +44,18 @@ EVALUATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "clip": 0.0,
             "cutout": 0,
         },
+        # the benchmark's training of all its networks (Su et al., CVPR 2021: train/train.py of its code)
+        "chain": {
+            "data": "cifar10",
+            "channels": 32,
+            "features": 1280,
+            "batch_size": 256,
+            "epochs": 50,
+            "learning_rate": 0.1,
+            "weight_decay": 5e-4,
+            "clip": 0.0,
+            "cutout": 0,
+        },
     },
     "imagenet": {
         # the mobile setting; the colours' variation is DARTS's

@@ -86,7 +86,7 @@ class MacroTable(base.Table):
 
     @property
     def trainings(self) -> NDArray[np.float64]:
-        """The accuracies of the three trainings, (3, 6561) in per cent; read only."""
+        """The accuracies of the three trainings, (3, 6561) in per cent."""
         return self.values[:, [COLUMNS.index(name) for name in TRAININGS]].T
 
     @property
