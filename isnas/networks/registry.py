@@ -61,11 +61,9 @@ def reshaped(shape: Any, **changes: Any) -> Any:
         When the networks of this family have no such thing.
     """
     known = {each.name for each in fields(shape)}
-    for name in changes:
+    for name, value in changes.items():
         if name not in known:
-            raise UserError(
-                f"the networks of this space have no option {name}, which the others ask for"
-            )
+            raise UserError(f"the networks of this space have no {name} ({name} = {value!r})")
     return replace(shape, **changes)
 
 

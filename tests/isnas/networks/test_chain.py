@@ -223,7 +223,7 @@ def test_small_and_odd_images_pass(side: int) -> None:
 
 
 def test_there_are_no_partial_channels_and_no_auxiliary_head(toy_data) -> None:
-    with pytest.raises(UserError, match="no option auxiliary"):
+    with pytest.raises(UserError, match="no auxiliary"):
         training_of(
             parse_string("01220102"),
             toy_data(),

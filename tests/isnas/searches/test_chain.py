@@ -57,7 +57,7 @@ def test_it_is_refused_in_a_line(method: str, toy_data: Callable[..., Dataset]) 
 
 
 def test_partial_channels_are_refused(toy_data: Callable[..., Dataset]) -> None:
-    with pytest.raises(UserError, match="have no option partial"):
+    with pytest.raises(UserError, match="have no partial"):
         search_of("darts-1", "quick", toy_data(), partial=2)
 
 
