@@ -218,10 +218,15 @@ def _things(cell: CellGenotype, space: Space) -> tuple[list[list[Thing]], list[L
         end.before.append(link)
         links.append(link)
 
-    states = [add(Thing("input", 0, space.state_label(index))) for index in range(cell.inputs)]
+    shift = (
+        space.inputs - cell.inputs
+    )  # a cell with fewer inputs than the space's has the last ones
+    states = [
+        add(Thing("input", 0, space.state_label(index + shift))) for index in range(cell.inputs)
+    ]
     for node, edges in enumerate(cell.nodes):
         state = cell.inputs + node
-        label = space.state_label(state)
+        label = space.state_label(state + shift)
         states.append(add(Thing("node", 2 * depth[state], label, pale=not edges)))
     output = add(Thing("output", last, space.output_label))
 
