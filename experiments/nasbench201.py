@@ -40,50 +40,40 @@ images.pt, the images that the trials share. ``python -m figures.nasbench201`` d
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from isnas import METHODS as REGISTRY
-from isnas import NASBENCH201_SPACE, Genotype, UserError
-from isnas.codes.choices import Choices
-from isnas.comparison.referee import Meter
+from isnas import NASBENCH201_SPACE, Genotype
 from isnas.comparison.rows import Rows, launch_record, markdown_table, mean_and_deviation
 from isnas.comparison.statistics import rank_correlation
 from isnas.comparison.trials import run_trials
 from isnas.networks.counting import count_multiply_adds, count_parameters
 from isnas.networks.registry import build_network
-from isnas.runs.loop import drive
-from isnas.runtime.devices import resolve_device
-from isnas.runtime.files import read_tensors, write_tensors
-from isnas.runtime.randomness import generator
 from isnas.searches.base import SupernetSearch
-from isnas.searches.black_box import (
-    BlackBoxOptions,
-    EvolutionOptions,
-    Proposer,
-    ReinforceOptions,
-    ageing_evolution,
-    best_of,
-    random_search,
-    reinforce,
-)
-from isnas.searches.path_search import PathSearch
 from isnas.searches.registry import create_search
 from isnas.spaces.nasbench201 import NONE, all_cells, random_cell, to_string
 from isnas.tabular.nasbench201 import DATASETS, Table
-from isnas.tasks.images import Dataset, load_dataset
+from isnas.tasks.images import Dataset
 
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._statistics import interval_text, mean_interval
+from ._tabular import (
+    BY_TABLE,
+    above_table,
+    ask,
+    carry_out,
+    chosen_of,
+    prepare_images,
+    scores_of,
+)
 
 SPARSE: dict[str, dict[str, Any]] = {
     f"sparse {rule} {matrix}{' reencoded' if reencode else ''}": {
@@ -203,15 +193,6 @@ PUBLISHED = (
 
 # Searches that train each cell by itself
 
-BY_TABLE: dict[str, tuple[Callable[..., Proposer], BlackBoxOptions]] = {
-    "random search": (random_search, BlackBoxOptions()),
-    # population and sample of the benchmark's own scripts, for budgets like ours
-    "evolution": (ageing_evolution, EvolutionOptions(population=10, sample=3)),
-    # the benchmark's baseline, with its constants
-    "reinforce": (reinforce, ReinforceOptions(policy="softmax", policy_learning_rate=1e-3)),
-}
-"""The searches that ask the table, with their constants (Dong & Yang, ICLR 2020)."""
-
 
 @cache
 def _positions() -> dict[str, int]:
@@ -229,11 +210,14 @@ def ask_table(method: str, seed: int, asked: int, known: np.ndarray) -> str:
     known : array, shape (15625,)
         The signal of each cell, in the order of `isnas.spaces.nasbench201.all_cells`.
     """
-    search, options = BY_TABLE[method]
-    proposer = search(
-        Choices(NASBENCH201_SPACE), generator(seed, method), replace(options, architectures=asked)
+    found = ask(
+        method,
+        seed,
+        asked,
+        NASBENCH201_SPACE,
+        lambda g: float(known[_positions()[to_string(g)]]),
     )
-    return to_string(best_of(proposer, lambda g: float(known[_positions()[to_string(g)]])))
+    return to_string(found)
 
 
 # Searches with a super-net
@@ -288,57 +272,10 @@ def scores(stage: SupernetSearch, scale: Scale, dataset: Dataset, seed: int) -> 
 
     The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
     """
-    images = list(stage.scoring_feed(scale.scoring_images).epoch(0))
-    random = generator(seed, "scored cells")
-    found: dict[str, float] = {}
-    while len(found) < scale.scored:
-        genotype = random_cell(random)
-        if to_string(genotype) not in found:
-            found[to_string(genotype)] = 100 * stage.score(genotype, images)
-    return found
+    return scores_of(stage, random_cell, scale.scored, scale.scoring_images)
 
 
 # Trials
-
-
-@lru_cache(maxsize=1)
-def _dataset(path: Path) -> Dataset:
-    """Read what `prepare_images` wrote."""
-    return Dataset(**read_tensors(path))
-
-
-def prepare_images(
-    path: Path, data: str, images: int | None, root: str, size: int | None = None
-) -> None:
-    """Write the training images that all trials use, once. A search has no business with test images: there are none.
-
-    With `size` they are shrunk to so many pixels a side, each of them the mean of what it covers.
-
-    Raises
-    ------
-    UserError
-        When the data cannot be loaded or are too few.
-    """
-    if path.exists():
-        return
-    whole = load_dataset(data, root=root)
-    n = len(whole.train_labels)
-    if images is not None and images > n:
-        raise UserError(f"{data} has {n} training images; this scale needs {images}")
-    kept = torch.randperm(n, generator=generator(0, "images"))[: images or n].sort().values
-    pictures = whole.train_images[kept]
-    if size is not None:
-        pictures = F.interpolate(pictures.float(), size, mode="area").round().to(torch.uint8)
-    subset = replace(
-        whole,
-        name=Path(data).name,
-        train_images=pictures,
-        train_labels=whole.train_labels[kept],
-        # copies: of a part the whole would be written
-        test_images=whole.test_images[:0].clone(),
-        test_labels=whole.test_labels[:0].clone(),
-    )
-    write_tensors(path, vars(subset))
 
 
 def run_trial(
@@ -353,7 +290,6 @@ def run_trial(
         and after each epoch; ``scores`` of random cells; images ``trained`` on (passed forwards and backwards) and
         ``evaluated`` (forwards only); ``seconds`` and ``processor_seconds`` of the search.
     """
-    torch.set_num_threads(1)  # trials run side by side
     row: dict[str, Any] = {"method": method, "seed": seed, "trajectory": [], "scores": {}}
     if method in BY_TABLE:
         known = table.column("cifar10", "val_12")
@@ -363,22 +299,10 @@ def run_trial(
         # a look into a table: its time says nothing of the search
         return {**row, "seconds": None, "processor_seconds": None}
 
-    where = resolve_device(device)
-    dataset = _dataset(images).to(where)
-    used = time.process_time()
-    meter = Meter(where)
-    with meter.counting():
-        stage = search_of(method, seed, scale, dataset, where)
-        holds_cells = not isinstance(stage, PathSearch)  # others choose in the end only
-        if holds_cells:
-            row["trajectory"].append(to_string(stage.genotype()))
-        for _ in drive(stage):
-            if holds_cells:
-                row["trajectory"].append(to_string(stage.genotype()))
-        row["cell"] = to_string(stage.genotype())
-    row["trained"], row["evaluated"], seconds = meter.spent()
-    row["seconds"] = round(seconds, 2)
-    row["processor_seconds"] = round(time.process_time() - used, 2)
+    stage, dataset, found = carry_out(
+        lambda data, where: search_of(method, seed, scale, data, where), images, device
+    )
+    row |= {"cell": found.pop("found"), **found}
     if method == SHARING:
         row["scores"] = {to_string(cell): 100 * score for cell, score in stage.scores.items()}
     elif (method == RANKED or method in OTHERS) and seed < RANKED_SEEDS:
@@ -548,25 +472,10 @@ def against_text(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) ->
     for row in rows:
         found.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]["cifar10"]
     random = settings["references"]["full"]["cifar10"]
-    lines = []
-    for method in METHODS:
-        values = [value - random for value in found.get(method, {}).values()]
-        if len(values) < 2:
-            continue
-        paired = ""
-        if method != SMOOTHED and SMOOTHED in found:
-            seeds = sorted(set(found[method]) & set(found[SMOOTHED]))
-            differences = [found[SMOOTHED][seed] - found[method][seed] for seed in seeds]
-            if len(differences) > 1:
-                paired = interval_text(mean_interval(differences), sign=True)
-        lines.append((method, interval_text(mean_interval(values), sign=True), paired))
-    if not lines:
+    table = above_table(found, METHODS, {"above random cells without none": random}, SMOOTHED)
+    if not table:
         return ""
-    header = ("method", "above random cells without none", f"{SMOOTHED} above it, paired by seed")
-    return (
-        f"Points of accuracy on CIFAR-10, means with 95 % intervals by Student's t:\n\n"
-        f"{markdown_table(header, lines)}\n"
-    )
+    return f"Points of accuracy on CIFAR-10, means with 95 % intervals by Student's t:\n\n{table}\n"
 
 
 def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -646,14 +555,7 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     UserError
         When a name means none.
     """
-    found: set[str] = set()
-    for name in names:
-        meant = {method for method in METHODS if f"{method} ".startswith(f"{name} ")}
-        # a whole name means that method alone, though others go on from it
-        found |= {name} if name in METHODS else meant
-        if not meant:
-            raise UserError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
-    return tuple(method for method in METHODS if method in found)
+    return chosen_of(names, METHODS)
 
 
 def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> None:

@@ -121,6 +121,23 @@ def _space_of(words: Sequence[str]) -> Space:
     return spaces.get(name, **parameters)
 
 
+def _add_genotype(
+    parser: argparse.ArgumentParser, which: argparse._MutuallyExclusiveGroup, text: str
+) -> None:
+    """Add what names an architecture."""
+    names = ", ".join(spaces.published())
+    which.add_argument("--genotype", metavar="NAME|FILE|TEXT", help=f"{text}: {names}")
+    parser.add_argument(
+        "--space",
+        choices=list(spaces.SPACES),
+        help="the genotype's space (by default the first that has such a name or text)",
+    )
+
+
+def _genotype(name: str, space: str | None) -> Genotype:
+    return Genotype.load(name, None if space is None else spaces.get(space))
+
+
 def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
     parser.add_argument(
         "--space", choices=list(spaces.SPACES), default="darts", help="the search space (darts)"
@@ -189,11 +206,8 @@ def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    names = ", ".join(spaces.published())
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--genotype", metavar="NAME|FILE", help=f"train this from scratch, then test it: {names}"
-    )
+    _add_genotype(parser, which, "train this from scratch, then test it")
     which.add_argument(
         "--network",
         metavar="FILE",
@@ -203,8 +217,10 @@ def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
     space = _space_of(())
     if "--help" not in words and "-h" not in words:
+        named = _peeked(words, "--space")
         if genotype is not None:
-            space = Genotype.load(genotype).space
+            # argparse says what is wrong with other names of spaces
+            space = _genotype(genotype, named if named in spaces.SPACES else None).space
         elif network is not None:
             space = load_network(network).space
     _add_schema(parser, evaluation_schema(space))
@@ -234,8 +250,7 @@ def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    names = ", ".join(spaces.published())
-    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{names}, or a file")
+    _add_genotype(parser, which, "draw this")
     which.add_argument("--network", metavar="FILE", help="a network.pt")
     parser.add_argument(
         "--out",
@@ -368,8 +383,11 @@ def _run(arguments: dict[str, Any]) -> None:
 
 def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
     genotype, network = arguments.pop("genotype"), arguments.pop("network")
+    space = arguments.pop("space")
     if network is None:
-        return evaluate(Genotype.load(genotype), **common, **arguments)
+        return evaluate(_genotype(genotype, space), **common, **arguments)
+    if space is not None:
+        raise UserError("--space is a genotype's: a network knows its own")
     task = task_of(load_network(network).space)
     for name, value in task.options_of_saved(saved_data(network), arguments).items():
         arguments.setdefault(name, value)
@@ -420,7 +438,9 @@ def _only_test(network: str, given: dict[str, Any], progress: Progress) -> None:
 
 def _genotype_of(arguments: dict[str, Any]) -> Genotype:
     if arguments["genotype"] is not None:
-        return Genotype.load(arguments["genotype"])
+        return _genotype(arguments["genotype"], arguments["space"])
+    if arguments["space"] is not None:
+        raise UserError("--space is a genotype's: a network knows its own")
     return Genotype.of(load_network(arguments["network"]))
 
 

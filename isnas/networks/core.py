@@ -197,7 +197,7 @@ class CellNetwork(nn.Module, ABC):
     concat : mapping of kind to states
         The states that make up the output of each kind of cell.
     options
-        What else shapes the network; a frozen dataclass with `closing_norm` and `partial`.
+        What else shapes the network; a frozen dataclass with `closing_norm` and, where it can be partial, `partial`.
 
     Attributes
     ----------
@@ -223,10 +223,11 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
-        if (options.partial > 1) != (BYPASS in space.primitives):
+        partial = getattr(options, "partial", 1)
+        if (partial > 1) != (BYPASS in space.primitives):
             raise UserError(
                 f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
-                f"{options.partial} and the primitives {', '.join(space.primitives)}"
+                f"{partial} and the primitives {', '.join(space.primitives)}"
             )
         self.space = space
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
@@ -315,9 +316,12 @@ class CellNetwork(nn.Module, ABC):
         values: list[Factor] = list(part.values.unbind())
         keys = [self.space.place_key(place) for place in part.places]
         norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
-        closed = [k for k, norm in enumerate(norms[0]) if norm is not None]
+        closing: dict[int, list[int]] = {}  # places with a closing norm, by its channels
+        for k, norm in enumerate(norms[0]):
+            if norm is not None:
+                closing.setdefault(norm.num_features, []).append(k)
         found = [list(values) for _ in cells]
-        if closed:
+        for closed in closing.values():
             of_closed = torch.stack([values[k] for k in closed])
             rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
             for factors, row in zip(found, rows, strict=True):

@@ -36,7 +36,7 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     UserError
         When an active operation has no closing batch norm to absorb its coefficient, or works on some channels only.
     """
-    if supernet.options.partial > 1:
+    if getattr(supernet.options, "partial", 1) > 1:
         raise UserError("fold needs a super-net that works on all channels (partial=1)")
     if supernet.options.closing_norm != "all":
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from ..networks.core import CellNetwork
 from ..networks.counting import count_multiply_adds, count_parameters
-from ..networks.registry import family
+from ..networks.registry import family, reshaped
 from ..runtime.errors import UserError
 from ..runtime.options import Composition, Schema
 from ..spaces.base import Space
@@ -40,6 +39,18 @@ EVALUATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "cells": 5,
             "batch_size": 256,
             "epochs": 200,
+            "learning_rate": 0.1,
+            "weight_decay": 5e-4,
+            "clip": 0.0,
+            "cutout": 0,
+        },
+        # the benchmark's training of all its networks (Su et al., CVPR 2021: train/train.py of its code)
+        "chain": {
+            "data": "cifar10",
+            "channels": 32,
+            "features": 1280,
+            "batch_size": 256,
+            "epochs": 50,
             "learning_rate": 0.1,
             "weight_decay": 5e-4,
             "clip": 0.0,
@@ -110,7 +121,8 @@ def from_scratch(genotype: Genotype, recipe: Composition, task: Task, data: Any)
     data
         The task's data set.
     """
-    shape = replace(recipe.network, **task.shape(data), **task.network_needs(recipe.regularization))
+    needs = task.network_needs(recipe.regularization)
+    shape = reshaped(recipe.network, **task.shape(data), **needs)
     return family(genotype.space).build_network(genotype, shape, seed=recipe.runtime.seed)
 
 

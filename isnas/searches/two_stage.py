@@ -137,6 +137,7 @@ class TwoStageSearch(SupernetSearch):
             },
             # as many as an edge's operations have differences: nothing of these is lost
             "nasbench201": {"m": (3, 6, 9), "batch_size": 96, "weight_decay": 5e-4},
+            "chain": {"batch_size": 96, "weight_decay": 5e-4},
         },
     }
 

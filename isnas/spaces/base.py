@@ -236,6 +236,11 @@ class Space:
         """Return the name of a state in pictures; in mathematical text between dollars."""
         return str(state - self.inputs) if state >= self.inputs else f"in {state}"
 
+    @property
+    def output_label(self) -> str:
+        """The name of a cell's output in pictures, likewise."""
+        return "out"
+
     # Genotypes
 
     @property
@@ -262,6 +267,12 @@ class Space:
                             f"{kind} cell has the unknown operation {edge.operation!r}; "
                             f"known are {', '.join(self.primitives)}"
                         )
+
+    def canonical(self, genotype: Genotype) -> Genotype:
+        """Return the form of a genotype that is the same for all ways to write its architecture."""
+        from .genotype import Genotype
+
+        return Genotype(self, tuple((kind, cell.canonical()) for kind, cell in genotype.cells))
 
     def format(self, genotype: Genotype) -> str:
         """Return the text form of a genotype; by default DARTS's, see `isnas.spaces.text`."""

@@ -206,7 +206,7 @@ class Genotype:
 
     def canonical(self) -> Genotype:
         """Return the form that is the same for all ways to write this architecture."""
-        return Genotype(self.space, tuple((kind, cell.canonical()) for kind, cell in self.cells))
+        return self.space.canonical(self)
 
     def __str__(self) -> str:
         """Return the text form of its space."""
@@ -227,14 +227,15 @@ class Genotype:
         UserError
             When the text is not of that form or does not describe a genotype of the space.
         """
-        from .registry import space_reading
+        from .registry import get, space_reading
 
         text = text.strip()
         if len(text) > MOST_LETTERS:
             raise UserError(
                 f"genotype text has {len(text)} letters, more than {MOST_LETTERS}: it is no genotype"
             )
-        return (space or space_reading(text)).parse(text)
+        # DARTS's message says what is expected
+        return (space or space_reading(text) or get("darts")).parse(text)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -299,13 +300,14 @@ class Genotype:
 
     @classmethod
     def load(cls, name: str | Path, space: Space | None = None) -> Genotype:
-        """Return a published genotype by name, or read one from a file.
+        """Return a published genotype by name, or read one from a file or a text.
 
         Parameters
         ----------
         name : str or path
             A published name; a file of JSON, of text form, of assignments ``NAME = Genotype(...)`` or of a log with a
-            line that ends in one; or FILE:NAME for one of several in a file.
+            line that ends in one; FILE:NAME for one of several in a file; or, where there is no such file, a text form
+            itself.
         space : Space, optional
             By default whichever has such a name, or such a form.
 
@@ -314,14 +316,20 @@ class Genotype:
         UserError
             When there is neither such a name nor such a file, or the file holds no genotype, or several.
         """
-        from .registry import published
+        from .registry import published, space_reading
         from .text import genotype_in
 
         known = published(space)
         if str(name) in known:
             return known[str(name)]
         path, wanted = Path(name), ""
-        if not path.exists() and ":" in str(name):
+        try:
+            there = path.exists()
+        except (OSError, ValueError):  # no name of a file, such as a long text
+            there = False
+        if not there and isinstance(name, str) and space_reading(name.strip()):
+            return cls.parse(name, space)
+        if not there and ":" in str(name):
             file, _, wanted = str(name).rpartition(":")
             path = Path(file)
         try:

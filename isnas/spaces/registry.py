@@ -8,11 +8,14 @@ from typing import Any
 
 from ..runtime.errors import UserError, suggestion
 from .base import Space
+from .chain import ChainSpace
 from .darts import DartsSpace
 from .genotype import Genotype
 from .nasbench201 import NASBench201Space
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
+SPACES: dict[str, type[Space]] = {
+    space.name: space for space in (DartsSpace, NASBench201Space, ChainSpace)
+}
 """All spaces by name."""
 
 
@@ -84,15 +87,7 @@ def published(space: Space | None = None) -> Mapping[str, Genotype]:
     return found
 
 
-def space_reading(text: str) -> Space:
-    """Return the first space that reads a genotype's text form.
-
-    Raises
-    ------
-    UserError
-        When none does.
-    """
-    for each in SPACES.values():
-        if (space := each.reading(text)) is not None:
-            return space
-    return SPACES["darts"]()  # whose message says what is expected
+def space_reading(text: str) -> Space | None:
+    """Return the first space that a text may be the form of a genotype of; None where it is of no such form."""
+    found = (each.reading(text) for each in SPACES.values())
+    return next((space for space in found if space is not None), None)

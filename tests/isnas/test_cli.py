@@ -122,6 +122,16 @@ def test_draw(suffix: str, tmp_path: Path) -> None:
     assert picture.stat().st_size > 1000
 
 
+@pytest.mark.parametrize("space", [[], ["--space", "chain"]])
+def test_a_genotype_may_be_its_text(space: list[str], tmp_path: Path) -> None:
+    options = ["--genotype", "01221100", "--out", tmp_path / "run", "--quiet", "--channels", "2"]
+    short = ["--features", "8", "--epochs", "1", "--batch-size", "480", "--device", "cpu"]
+    assert run("evaluate", *space, *options, *short) == 0
+    assert str(isnas.Genotype.load(tmp_path / "run" / "genotype.json")) == "01221100"
+    assert run("draw", *space, "--genotype", "01221100", "--out", tmp_path / "a.svg") == 0
+    assert "mb6_conv_5x5" in (tmp_path / "a.svg").read_text()
+
+
 def test_draw_of_a_network_into_a_directory(trained: Path, tmp_path: Path) -> None:
     assert run("draw", "--network", trained / "network.pt", "--out", tmp_path) == 0
     assert (tmp_path / "cells.svg").exists()
@@ -236,6 +246,16 @@ MISTAKES = {
     "no such data": (["search", "--data", "nowhere"], "nowhere"),
     "no such device": (["search", "--device", "tpu"], "tpu"),
     "no such genotype": (["draw", "--genotype", "ISTA_9"], "ISTA_onestage"),
+    "short genotype": (["draw", "--genotype", "0122"], "has 4 layers; expected 8 digits"),
+    "wrong digit": (["evaluate", "--genotype", "01231100"], "the unknown operation '3'"),
+    "genotype of another space": (
+        ["evaluate", "--space", "darts", "--genotype", "01221100"],
+        "not of the form Genotype(normal=",
+    ),
+    "space of a network": (
+        ["draw", "--space", "darts", "--network", "RUN/network.pt"],
+        "a network knows its own",
+    ),
     "no such network": (["evaluate", "--network", "none.pt"], "none.pt cannot be read"),
     "training option": (["evaluate", "--network", "RUN/network.pt", "--clip", "1"], "--epochs"),
     "nothing to evaluate": (["evaluate"], "--genotype"),
