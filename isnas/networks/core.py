@@ -81,6 +81,12 @@ def drop_path(operations: int, images: int, rate: float, generator: torch.Genera
     return (own >= rate) / (1.0 - rate)
 
 
+def pooled(x: Tensor, dropout: Tensor | None = None) -> Tensor:
+    """Return the means of feature maps, (B, C, H, W) -> (B, C), times what dropout multiplies them by, if anything."""
+    x = x.mean(dim=(2, 3))
+    return x if dropout is None else x * dropout.to(x.dtype)
+
+
 class Term(NamedTuple):
     """An operation into a node."""
 
@@ -197,7 +203,7 @@ class CellNetwork(nn.Module, ABC):
     concat : mapping of kind to states
         The states that make up the output of each kind of cell.
     options
-        What else shapes the network; a frozen dataclass with `closing_norm` and `partial`.
+        What else shapes the network; a frozen dataclass with `closing_norm` and, where it can be partial, `partial`.
 
     Attributes
     ----------
@@ -205,6 +211,8 @@ class CellNetwork(nn.Module, ABC):
         The kind of each cell, in order; set by the network.
     cells : nn.ModuleList
         The cells, likewise.
+    classifier : nn.Linear
+        What makes class scores of the pooled features, likewise.
 
     Raises
     ------
@@ -214,6 +222,7 @@ class CellNetwork(nn.Module, ABC):
 
     kinds: tuple[str, ...]
     cells: nn.ModuleList
+    classifier: nn.Linear
 
     def __init__(
         self,
@@ -223,10 +232,11 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
-        if (options.partial > 1) != (BYPASS in space.primitives):
+        partial = getattr(options, "partial", 1)
+        if (partial > 1) != (BYPASS in space.primitives):
             raise UserError(
                 f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
-                f"{options.partial} and the primitives {', '.join(space.primitives)}"
+                f"{partial} and the primitives {', '.join(space.primitives)}"
             )
         self.space = space
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
@@ -240,6 +250,7 @@ class CellNetwork(nn.Module, ABC):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         kept: Tensor | None = None,
+        dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -250,6 +261,8 @@ class CellNetwork(nn.Module, ABC):
             The active places and their factors. Without it all places that the network has run, with factor 1.
         kept : Tensor, shape (active operations, B), optional
             What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+        dropout : Tensor, shape (B, features), optional
+            What dropout multiplies the features by that the classifier reads.
 
         Returns
         -------
@@ -260,6 +273,11 @@ class CellNetwork(nn.Module, ABC):
     def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
         """Return a batch of one sample of some size, without content: for images (H, W) pixels."""
         return torch.empty(1, self.options.in_channels, *size, device=device)
+
+    @property
+    def features(self) -> int:
+        """How many features the classifier reads."""
+        return self.classifier.in_features
 
     @staticmethod
     def units(x: Tensor) -> int:
@@ -315,9 +333,12 @@ class CellNetwork(nn.Module, ABC):
         values: list[Factor] = list(part.values.unbind())
         keys = [self.space.place_key(place) for place in part.places]
         norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
-        closed = [k for k, norm in enumerate(norms[0]) if norm is not None]
+        closing: dict[int, list[int]] = {}  # places with a closing norm, by its channels
+        for k, norm in enumerate(norms[0]):
+            if norm is not None:
+                closing.setdefault(norm.num_features, []).append(k)
         found = [list(values) for _ in cells]
-        if closed:
+        for closed in closing.values():
             of_closed = torch.stack([values[k] for k in closed])
             rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
             for factors, row in zip(found, rows, strict=True):

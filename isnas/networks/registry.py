@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..runtime.randomness import seeded
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from .core import CellNetwork
 from .darts import Network, NetworkOptions
+from .macro import MacroNetwork, MacroOptions
 from .nasbench201 import NASBench201Network, NASBench201Options
 
 
@@ -50,6 +52,21 @@ class Family:
             return self.network(genotype.space, genotype.places(), concat, shape)
 
 
+def reshaped(shape: Any, **changes: Any) -> Any:
+    """Return the shape of a network with changes of what is not the user's.
+
+    Raises
+    ------
+    UserError
+        When the networks of this family have no such thing.
+    """
+    known = {each.name for each in fields(shape)}
+    for name, value in changes.items():
+        if name not in known:
+            raise UserError(f"the networks of this space have no {name} ({name} = {value!r})")
+    return replace(shape, **changes)
+
+
 CLOSED = {"search": {"closing_norm": "pooling"}, "fold": {"closing_norm": "all"}}
 """The roles of networks of images, see `isnas.networks.operations.ClosingNorm`."""
 
@@ -57,6 +74,15 @@ FAMILIES: dict[str, Family] = {
     "darts": Family(Network, NetworkOptions, {"channels": 8, "cells": 4}, CLOSED),
     "nasbench201": Family(
         NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
+    ),
+    "macro": Family(
+        MacroNetwork,
+        MacroOptions,
+        {"channels": 8},
+        {
+            "search": {"form": "sum", "closing_norm": "none"},
+            "fold": {"form": "concatenation", "closing_norm": "all"},
+        },
     ),
 }
 """All families by the names that spaces give."""

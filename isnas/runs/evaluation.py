@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from ..networks.core import CellNetwork
 from ..networks.counting import count_multiply_adds, count_parameters
-from ..networks.registry import family
+from ..networks.registry import family, reshaped
 from ..runtime.errors import UserError
 from ..runtime.options import Composition, Schema
 from ..spaces.base import Space
@@ -110,7 +109,8 @@ def from_scratch(genotype: Genotype, recipe: Composition, task: Task, data: Any)
     data
         The task's data set.
     """
-    shape = replace(recipe.network, **task.shape(data), **task.network_needs(recipe.regularization))
+    needs = task.network_needs(recipe.regularization)
+    shape = reshaped(recipe.network, **task.shape(data), **needs)
     return family(genotype.space).build_network(genotype, shape, seed=recipe.runtime.seed)
 
 

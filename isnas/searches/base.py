@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..networks.core import CellNetwork, Coefficients, train_affine
-from ..networks.registry import family
+from ..networks.registry import family, reshaped
 from ..runs.loop import Stage
 from ..runs.training import WeightTrainer, carried, named, to_device
 from ..runtime.errors import UserError
@@ -48,7 +48,7 @@ class Setting:
 
     def network_shape(self, **changes: Any) -> Any:
         """Return the shape of a network for these options and data, with changes of what is not the user's."""
-        return replace(self.options.network, **self.task.shape(self.data), **changes)
+        return reshaped(self.options.network, **self.task.shape(self.data), **changes)
 
 
 class Search(Stage):

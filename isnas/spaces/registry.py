@@ -10,9 +10,12 @@ from ..runtime.errors import UserError, suggestion
 from .base import Space
 from .darts import DartsSpace
 from .genotype import Genotype
+from .macro import MacroSpace
 from .nasbench201 import NASBench201Space
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
+SPACES: dict[str, type[Space]] = {
+    space.name: space for space in (DartsSpace, NASBench201Space, MacroSpace)
+}
 """All spaces by name."""
 
 
