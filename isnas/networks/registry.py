@@ -63,7 +63,9 @@ def reshaped(shape: Any, **changes: Any) -> Any:
     known = {each.name for each in fields(shape)}
     for name, value in changes.items():
         if name not in known:
-            raise UserError(f"the networks of this space have no {name} ({name} = {value!r})")
+            raise UserError(
+                f"the networks of this space have no option {name}, which the others ask for"
+            )
     return replace(shape, **changes)
 
 
