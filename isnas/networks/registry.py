@@ -61,7 +61,7 @@ def reshaped(shape: Any, **changes: Any) -> Any:
         When the networks of this family have no such thing.
     """
     known = {each.name for each in fields(shape)}
-    for name, value in changes.items():
+    for name in changes:
         if name not in known:
             raise UserError(
                 f"the networks of this space have no option {name}, which the others ask for"
