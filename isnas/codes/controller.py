@@ -110,8 +110,8 @@ class SoftmaxPolicy(Policy):
     Decisions depend on each other only through what is allowed.
     """
 
-    def __init__(self, choices: Choices) -> None:
-        super().__init__(choices)
+    def __init__(self, choices: Choices, skip_target: float = SKIP_SHARE) -> None:
+        super().__init__(choices, skip_target)
         self.table = nn.ParameterList(torch.zeros(d.options) for d in choices.decisions)
 
     def logits(self) -> Generator[Tensor, int, None]:
