@@ -84,14 +84,14 @@ SCALES = {
         sampled=2,
     ),
     "small": _scale(
-        Subset("cifar10", 1500, 1000, 16),
+        Subset("cifar10", 1000, 1000, 16),
         3,
         6,
         channels=8,
-        budget="16epochs",
+        budget="10epochs",
         child_epochs=2,
-        batch_size=64,
-        evaluation_epochs=12,
+        batch_size=32,
+        evaluation_epochs=10,
         sampled=4,
     ),
 }
