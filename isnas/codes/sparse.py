@@ -71,7 +71,8 @@ class SparseCodeOptions(BaseOptions):
     ----------
     m : int or tuple of int or None
         Length of a code; one for all choices or one for each choice of a cell, shorter than the vector it stands for;
-        by default 7, or one less than that vector has entries where these are 7 or fewer.
+        by default 7, or one less than that vector has entries where these are 7 or fewer. In a space with skips one
+        number for all is shortened likewise.
     s : int or tuple of int or None
         Active places of a choice, likewise; by default the space's. Where a space has choices with a given number and
         others, one number is for the others, of skips as many as there are at most.
@@ -138,6 +139,7 @@ class SparseCodeOptions(BaseOptions):
             When there are not as many lengths as choices, or a code is not shorter than its vector.
         """
         given = space.numbers("m", self.m)
+        shortened = isinstance(self.m, int) and any(c.yes_or_no for c in space.choices)
         found = []
         for i, choice in enumerate(space.choices):
             n = len(choice.candidates)
@@ -148,6 +150,8 @@ class SparseCodeOptions(BaseOptions):
                 found.append(min(LONGEST, max(most, 1)))
                 continue
             m = given[i % len(given)]
+            if shortened:
+                m = min(m, max(most, 1))
             if balanced and m > most:
                 raise UserError(
                     f"m must be at most {most} for a balanced matrix of {choice.label}, the candidates less its "
@@ -193,6 +197,16 @@ class SparseCodeOptions(BaseOptions):
                 )
             found.append(s)
         return tuple(found)
+
+    def fewest(self, space: Space) -> tuple[int, ...]:
+        """Return the least number of active places that every choice of a space can have; see `places` for errors."""
+        found = self.places(space)
+        if self.sparsity == "s":
+            return found
+        return tuple(
+            s if choice.least == choice.most else choice.least
+            for choice, s in zip(space.choices, found, strict=True)
+        )
 
 
 @dataclass(frozen=True)

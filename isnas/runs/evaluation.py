@@ -44,6 +44,20 @@ EVALUATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "clip": 0.0,
             "cutout": 0,
         },
+        # ENAS's (scripts/cifar10_macro_final.sh) with one cosine instead of restarts, and momentum that is not
+        # Nesterov's; the weight decay is twice its factor of the sum of squares
+        "macro": {
+            "data": "cifar10",
+            "channels": 96,
+            "batch_size": 100,
+            "epochs": 310,
+            "learning_rate": 0.05,
+            "min_learning_rate": 0.001,
+            "weight_decay": 4e-4,
+            "clip": 0.0,
+            "cutout": 0,
+            "dropout": 0.5,
+        },
     },
     "imagenet": {
         # the mobile setting; the colours' variation is DARTS's

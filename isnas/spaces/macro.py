@@ -150,7 +150,7 @@ class MacroSpace(Space):
     @classmethod
     def reading(cls, text: str) -> MacroSpace | None:
         words = text.split()
-        if not words or not all(word.isdecimal() for word in words):
+        if len(words) < 2 or not all(word.isdecimal() for word in words):
             return None
         # of a wrong number of numbers the nearest, whose message says what is expected
         return cls(layers=min(max(round(layers_of(len(words))), 3), MOST_LAYERS))

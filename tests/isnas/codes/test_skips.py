@@ -50,6 +50,12 @@ class TestFixedNumber:
         with pytest.raises(UserError, match="s has 2 values; a cell has 11 choices"):
             code_of(s=(1, 2))
 
+    def test_one_length_is_shortened_where_a_choice_is_small(self) -> None:
+        lengths = SparseCodeOptions(m=4).lengths(SPACE)
+        assert lengths == (4, 4, 1, 4, 1, 4, 2, 4, 3, 4, 4)
+        with pytest.raises(UserError, match="m must be below the 6 candidates"):
+            SparseCodeOptions(m=(6,) * 11).lengths(SPACE)
+
     def test_balanced_skips_compete_with_each_other(self) -> None:
         options = SparseCodeOptions(matrix="balanced")
         # one less than the candidates; the lone skip of layer 1 has no rival

@@ -24,6 +24,7 @@ from isnas import (
     fold,
 )
 from isnas.codes.choices import Choices
+from isnas.networks.counting import PlaceCosts
 from isnas.networks.folding import extract
 from isnas.networks.registry import family
 from isnas.spaces.base import Place
@@ -310,3 +311,18 @@ def test_odd_sizes_and_small_images_run() -> None:
     for size in (1, 5, 9):
         code = SparseCode(SPACE, SparseCodeOptions()).double()
         assert network(images(size), code.coefficients()).shape == (5, 10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_of_places_add_up_to_the_folded_networks_parameters(
+    seed: int, fill_norms: Fill
+) -> None:
+    network = supernet_of(**family(SPACE).roles["fold"], fill_norms=fill_norms)
+    costs = PlaceCosts(network)
+    coefficients = coefficients_of(drawn(seed), seed)
+    places = {KIND: coefficients[KIND].places}
+    assert costs.parameters(places) == count_parameters(fold(network, coefficients))
+    # the smallest: pooling everywhere and as few skips as may be
+    options = SparseCodeOptions(sparsity="lam")
+    pooling = [Place(layer, layer, 4) for layer in range(SPACE.layers)]
+    assert costs.least(options.fewest(SPACE)) == costs.parameters({KIND: pooling})

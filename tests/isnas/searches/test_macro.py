@@ -15,11 +15,12 @@ from making import search_with
 import isnas
 from figures.report import commands_of, page
 from isnas import Genotype, UserError, build_supernet
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
 from isnas.runs.saved import load_network
 from isnas.runtime.files import read_tensors
 from isnas.runtime.progress import Progress
-from isnas.searches.registry import METHODS, chosen
+from isnas.searches.registry import METHODS, chosen, search_options
 from isnas.spaces import from_json
 from isnas.spaces.base import Space
 from isnas.spaces.macro import KIND, MacroSpace
@@ -183,3 +184,14 @@ def test_the_search_runs_one_operation_a_layer(method: str, toy_data: Any) -> No
     assert calls[0] >= 3
     for layer in range(4):
         assert ran.count((layer, layer)) == calls[0]
+
+
+def test_the_published_recipes() -> None:
+    """The network of the released code, trained by its recipe; and the constants of its search."""
+    space = Genotype.load("ENAS_macro").space
+    recipe = evaluation_schema(space).compose("paper")
+    assert (recipe.network.channels, recipe.optimizer.batch_size) == (96, 100)
+    assert recipe.regularization.dropout == 0.5
+    options = search_options("enas", space, "paper")
+    assert (options.network.channels, options.method.tanh_constant) == (36, 1.5)
+    assert (options.method.skip_target, options.method.skip_weight) == (0.4, 0.8)
