@@ -140,7 +140,17 @@ def test_a_saved_network_is_tested_at_its_own_image_size(
         for i in range(2):
             Image.new("RGB", (40, 40), (90 * i, 0, 0)).save(tmp_path / "folder" / name / f"{i}.png")
     data = ["--data", tmp_path / "folder", "--image-size", "12"]
-    short = ["--search-epochs", "1", "--epochs", "1", "--quiet", "--out", tmp_path / "run"]
+    short = [
+        "--search-epochs",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--quiet",
+        "--out",
+        tmp_path / "run",
+    ]
     assert run("train", *TINY, *data, *short) == 0
     sizes = re.search("multiply-adds: [0-9,]+", capsys.readouterr().out)[0]
     assert run("evaluate", "--network", tmp_path / "run" / "network.pt") == 0
