@@ -61,11 +61,9 @@ def reshaped(shape: Any, **changes: Any) -> Any:
         When the networks of this family have no such thing.
     """
     known = {each.name for each in fields(shape)}
-    for name in changes:
+    for name, value in changes.items():
         if name not in known:
-            raise UserError(
-                f"the networks of this space have no option {name}, which the others ask for"
-            )
+            raise UserError(f"the networks of this space have no {name} ({name} = {value!r})")
     return replace(shape, **changes)
 
 
@@ -74,9 +72,6 @@ CLOSED = {"search": {"closing_norm": "pooling"}, "fold": {"closing_norm": "all"}
 
 FAMILIES: dict[str, Family] = {
     "darts": Family(Network, NetworkOptions, {"channels": 8, "cells": 4}, CLOSED),
-    "nasbench201": Family(
-        NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
-    ),
     "macro": Family(
         MacroNetwork,
         MacroOptions,
@@ -85,6 +80,9 @@ FAMILIES: dict[str, Family] = {
             "search": {"form": "sum", "closing_norm": "none"},
             "fold": {"form": "concatenation", "closing_norm": "all"},
         },
+    ),
+    "nasbench201": Family(
+        NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
     ),
 }
 """All families by the names that spaces give."""

@@ -14,7 +14,7 @@ from .macro import MacroSpace
 from .nasbench201 import NASBench201Space
 
 SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (DartsSpace, NASBench201Space, MacroSpace)
+    space.name: space for space in (DartsSpace, MacroSpace, NASBench201Space)
 }
 """All spaces by name."""
 
