@@ -76,8 +76,13 @@ def layers_figure(
     box = max(text_width(label, OPERATION_FONT, False) for label in labels) + 8.0
     left = _MARGIN + _NUMBERS
     lanes = left + box + _BEFORE_LANES
-    has_skips = any(skips for _, skips in layers)
-    width = lanes + _LANE * (len(layers) - 1) * has_skips + _MARGIN
+    readable = [
+        {place.source for place in space.candidates(node)} - {node + cell.inputs - 1}
+        for node in range(len(layers))
+    ]
+    last_lane = max((max(sources) for sources in readable if sources), default=None)
+    right = left + box if last_lane is None else lanes + _LANE * last_lane + 3.0
+    width = right + _MARGIN
     band = _TITLE_BAND if title else 0.0
     height = band + _ROW * (len(labels) + 1) + 2 * _MARGIN
     figure = Figure(figsize=(width / 72, height / 72))
@@ -103,9 +108,8 @@ def layers_figure(
         state = node + cell.inputs
         y = row(state) + _READ
         brought = {edge.source: edge for edge in skips}
-        for source in range(node):
-            if source not in brought:
-                _dot(ax, lane(source), y, _NO_DOT, _PALE)
+        for source in readable[node] - set(brought):
+            _dot(ax, lane(source), y, _NO_DOT, _PALE)
         if brought:
             _line(ax, (left + box, lane(max(brought))), (y, y), INK, LINE)
             _head(ax, Point(left + box, y), Point(-1, 0), INK)
