@@ -89,7 +89,7 @@ BAD: dict[str, list[object]] = {
     "init_scale": [-1.0, math.inf, None, "small"],
     "matrix": ["hadamard", None],
     "rule": ["greedy"],
-    "sparsity": ("m", 1, None),
+    "sparsity": ["m", 1, None],
     "reencode": [1, None],
     "solver": ["lars"],
     "gradient": ["adjoint", None],
