@@ -11,6 +11,7 @@ from matplotlib.colors import FuncNorm
 from matplotlib.patches import Rectangle
 
 from isnas.runs.records import Trajectory
+from isnas.spaces.base import Space
 
 from ._style import COLOURS, FONT_SIZE, GREY, INK, PALE, tidy, whole_numbers
 
@@ -84,11 +85,18 @@ def draw_heat_map(code: Trajectory, ax: Axes, *, scale: float | None = None) -> 
         spine.set_visible(True)
 
 
-def label_candidates(code: Trajectory, ax: Axes, inputs: int) -> None:
+def label_candidates(code: Trajectory, ax: Axes, space: Space) -> None:
     """Write a node's candidates to the right of its heat map: operations, and for each group what they read."""
+    inputs = space.inputs
+    sources = [place.source for place in code.places]
     names = [label.rpartition("<")[0] for label in code.labels]
+    each_reads_another = len(set(sources)) == len(sources)
+    if each_reads_another:
+        names = [f"from {space.state_label(source)}" for source in sources]
     ax.set_yticks(range(len(names)), names, fontsize=FONT_SIZE)
     ax.tick_params(axis="y", length=0, labelright=True, labelleft=False)
+    if each_reads_another or len(set(sources)) == 1:
+        return
     for source, group in groupby(code.places, key=lambda place: place.source):
         rows = [code.places.index(place) for place in group]
         text = f"input {source}" if source < inputs else f"node {source - inputs}"
@@ -106,13 +114,18 @@ def label_candidates(code: Trajectory, ax: Axes, inputs: int) -> None:
         )
 
 
-def draw_course(code: Trajectory, axes: Sequence[Axes]) -> None:
-    """Draw a node's non-zeros, concentration and new places over recoveries onto three axes."""
+def draw_course(code: Trajectory, axes: Sequence[Axes], line: Sequence[Trajectory]) -> None:
+    """Draw a node's non-zeros, concentration and new places over recoveries onto three axes.
+
+    The scales are those of all nodes that stand in a line.
+    """
     shown = np.arange(len(code) if code.frozen_at is None else code.frozen_at + 1)
     nonzeros, share, new = axes
-    m, s = code.b.shape[1], code.support.shape[1]
+    m, s = (
+        max(each) for each in zip(*((c.b.shape[1], c.support.shape[1]) for c in line), strict=True)
+    )
     nonzeros.step(shown, code.nonzeros[shown], where="mid", color=COLOURS[0], linewidth=1.0)
-    nonzeros.set_ylim(0, 1.15 * max(m, code.nonzeros.max()))
+    nonzeros.set_ylim(0, 1.15 * max(m, *(each.nonzeros.max() for each in line)))
     nonzeros.set_yticks([0, m])
     share.plot(shown, code.concentration[shown], color=COLOURS[2], linewidth=1.0)
     if len(shown) == 1:  # a line needs two
@@ -120,7 +133,7 @@ def draw_course(code: Trajectory, axes: Sequence[Axes]) -> None:
         share.plot(shown, code.concentration[shown], ".", color=COLOURS[2])
     share.set(ylim=(0, 1.05), yticks=[0, 1])
     new.bar(shown, code.replaced[shown], width=0.8, color=COLOURS[1])
-    new.set(ylim=(0, 1.1 * s), yticks=[0, s])
+    new.set(ylim=(0, 1.1 * max(s, 1)), yticks=[0, s] if s else [0])
     for ax in axes:
         tidy(ax)
         ax.set_xlim(-0.5, len(code) - 0.5)

@@ -79,7 +79,9 @@ def _setting(item: tuple[str, Any]) -> str:
 
 
 def trajectories_of(run: RunRecord) -> dict[str, list[Trajectory]]:
-    """Return a run's trajectories by kind of cell.
+    """Return a run's trajectories by kind of cell, and by what is decided where a node has several choices.
+
+    The names are such as "normal" or "network skips".
 
     Raises
     ------
@@ -88,7 +90,13 @@ def trajectories_of(run: RunRecord) -> dict[str, list[Trajectory]]:
     """
     found: dict[str, list[Trajectory]] = {}
     for trajectory in run.trajectories.values():
-        found.setdefault(trajectory.kind, []).append(trajectory)
+        name = f"{trajectory.kind} {trajectory.name}".strip()
+        found.setdefault(name, []).append(trajectory)
     if not found:
         raise UserError(f"{run.directory} holds no sparse codes (yet): it is a run of {run.method}")
     return found
+
+
+def heading(codes: Sequence[Trajectory]) -> str:
+    """Return the heading of trajectories that `trajectories_of` has put together."""
+    return codes[0].name.capitalize() or f"{codes[0].kind.capitalize()} cell"

@@ -27,11 +27,9 @@ def coefficients_of(run: RunRecord) -> dict[str, CellCoefficients] | None:
     found: dict[str, dict[tuple[int, Edge], float]] = {}
     for code in run.trajectories.values():
         cell = found.setdefault(code.kind, {})
-        active = zip(code.support[code.taken], code.coefficients[code.taken], strict=True)
-        for i, value in active:
-            place = code.places[i]
+        for place, value in code.active.items():
             edge = Edge(run.space.primitives[place.operation], place.source)
-            cell[code.node, edge] = float(value)
+            cell[code.node, edge] = value
     if run.genotype is None or not found:
         return None
     for kind, cell in run.genotype.cells:

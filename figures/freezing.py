@@ -16,7 +16,7 @@ from isnas.drawing import PAGE_WIDTH
 from isnas.runs.records import RunRecord, Trajectory
 
 from ._command import Parser, run_command
-from ._runs import trajectories_of
+from ._runs import heading, trajectories_of
 from ._style import (
     COLOURS,
     FONT_SIZE,
@@ -101,11 +101,13 @@ def make_figure(run: RunRecord) -> Figure:
         When the run has no sparse codes.
     """
     kinds = trajectories_of(run)
-    figure = new_figure(PAGE_WIDTH, 2.9)
+    # a legend of many nodes takes room of its own
+    entries = max(map(len, kinds.values()))
+    figure = new_figure(PAGE_WIDTH, 2.9 + 0.07 * max(0, entries - 5))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     threshold = run.options.get("freeze_threshold")
-    for ax, (kind, codes) in zip(axes, kinds.items(), strict=True):
-        draw_freezing(codes, ax, threshold=threshold, title=f"{kind.capitalize()} cell")
+    for ax, codes in zip(axes, kinds.values(), strict=True):
+        draw_freezing(codes, ax, threshold=threshold, title=heading(codes))
     for ax in axes[1:]:
         ax.set_ylabel("")
     return figure

@@ -116,6 +116,8 @@ def _architecture(run: RunRecord) -> str:
     caption = "The architecture."
     if known:
         caption += " A line is as wide as its coefficient is large; negative ones are dashed."
+        if run.space.drawing == "layers":
+            caption += " A skip's coefficient is the size of its dot; negative ones are hollow."
     drawn = picture(cells.make_figure(run, width=7.0), "Diagrams of the cells", caption)
     return f"{drawn}\n<pre>{escape(str(run.genotype))}</pre>"
 

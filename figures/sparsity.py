@@ -9,6 +9,8 @@ python -m figures.sparsity RUN [--kind KIND] -o sparsity.svg
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ from matplotlib.patches import Patch
 from isnas.drawing import PAGE_WIDTH
 from isnas.runs.records import RunRecord, Trajectory
 from isnas.runtime.errors import UserError
+from isnas.spaces.base import Space
 
 from ._command import Parser, run_command
 from ._node_code import (
@@ -31,7 +34,7 @@ from ._node_code import (
     label_candidates,
     shares,
 )
-from ._runs import trajectories_of
+from ._runs import heading, trajectories_of
 from ._style import COLOURS, FONT_SIZE, INK, PALE, tidy
 
 # Layout in inches; a row is as high as its label.
@@ -39,10 +42,11 @@ _ROW = 0.103
 _LEFT, _RIGHT, _GAP = 0.72, 1.0, 0.12
 _KEY, _TITLE, _FOOT = 0.5, 0.2, 0.38
 _COURSE, _COURSE_GAP = 0.27, 0.08
+_MOST = 8  # nodes in a line
 
 
 def make_figure(run: RunRecord, kinds: Sequence[str] | None = None) -> Figure:
-    """Return the figure of a run: for each kind of cell a row of its nodes.
+    """Return the figure of a run: for each kind of cell a row of its nodes, or several rows where they are many.
 
     Parameters
     ----------
@@ -58,17 +62,17 @@ def make_figure(run: RunRecord, kinds: Sequence[str] | None = None) -> Figure:
     found = trajectories_of(run)
     if unknown := set(kinds or ()) - set(found):
         raise UserError(f"no kind of cell is called {min(unknown)!r}; there are {', '.join(found)}")
-    found = {kind: found[kind] for kind in kinds or found}
-    rows = max(len(code.places) for codes in found.values() for code in codes)
-    beneath = 3 * (_COURSE + _COURSE_GAP)
-    block = _TITLE + rows * _ROW + beneath + _FOOT
-    height = _KEY + block * len(found)
-    figure = Figure(figsize=(PAGE_WIDTH, height))
-    everything = [code for codes in found.values() for code in codes]
+    lines = [line for kind in kinds or found for line in _lines(found[kind])]
+    heights = [max(len(code.places) for code in line) for line in lines]
+    around = _TITLE + 3 * (_COURSE + _COURSE_GAP) + _FOOT
+    top = _KEY + sum(around + rows * _ROW for rows in heights)
+    figure = Figure(figsize=(PAGE_WIDTH, top))
+    everything = [code for line in lines for code in line]
     scale = max(np.nanmax(np.abs(shares(code)), initial=1e-9) for code in everything)
-    for i, (kind, codes) in enumerate(found.items()):
-        top = height - _KEY - i * block
-        _draw_kind(figure, kind, codes, top, rows, scale, run.space.inputs)
+    top -= _KEY
+    for line, rows in zip(lines, heights, strict=True):
+        _draw_line(figure, line, top, rows, scale, run.space)
+        top -= around + rows * _ROW
     _draw_key(
         figure,
         scale,
@@ -78,16 +82,22 @@ def make_figure(run: RunRecord, kinds: Sequence[str] | None = None) -> Figure:
     return figure
 
 
-def _draw_kind(
+def _lines(codes: Sequence[Trajectory]) -> list[Sequence[Trajectory]]:
+    """Return the nodes in lines as long as each other, or shorter by one."""
+    number = math.ceil(len(codes) / _MOST)
+    ends = [len(codes) * i // number for i in range(number + 1)]
+    return [codes[i:j] for i, j in itertools.pairwise(ends)]
+
+
+def _draw_line(
     figure: Figure,
-    kind: str,
     codes: Sequence[Trajectory],
     top: float,
     rows: int,
     scale: float,
-    inputs: int,
+    space: Space,
 ) -> None:
-    """Draw the nodes of a kind of cell side by side, `top` inches above the figure's lower edge."""
+    """Draw some nodes of a kind of cell side by side, `top` inches above the figure's lower edge."""
     height = figure.get_figheight()
     width = (PAGE_WIDTH - _LEFT - _RIGHT + _GAP) / len(codes) - _GAP
 
@@ -100,28 +110,29 @@ def _draw_kind(
     figure.text(
         0.2 / PAGE_WIDTH,
         middle / height,
-        f"{kind.capitalize()} cell",
+        heading(codes),
         rotation=90,
         ha="center",
         va="center",
         fontsize=FONT_SIZE + 2,
         color=INK,
     )
-    longest = max(codes, key=lambda code: len(code.places))
+    # of equals the last, which has room to its right
+    longest = max(reversed(codes), key=lambda code: len(code.places))
     for j, code in enumerate(codes):
         left = _LEFT + j * (width + _GAP)
         upper = top - _TITLE
         ax = add_axes(left, upper, len(code.places) * _ROW)
         draw_heat_map(code, ax, scale=scale)
         if code is longest:
-            label_candidates(code, ax, inputs)
+            label_candidates(code, ax, space)
         upper -= rows * _ROW
         axes = []
         for _ in range(3):
             upper -= _COURSE_GAP
             axes.append(add_axes(left, upper, _COURSE))
             upper -= _COURSE
-        draw_course(code, axes)
+        draw_course(code, axes, codes)
         axes[2].set_xlabel("epochs of search", fontsize=FONT_SIZE, color=INK, labelpad=2)
         for ax, text in zip(axes, ("non-\nzeros", "concen-\ntration", "new\nplaces"), strict=True):
             if j == 0:

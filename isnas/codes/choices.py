@@ -2,7 +2,8 @@
 
 Each choice of a space (`isnas.spaces.base.Choice`) comes about by decisions. Where all candidates may be active, a
 choice has `s` places, and for each of them a source and an operation are decided. Where candidates are in groups there
-is one decision for each group: which of its candidates is active, or none where that is allowed.
+is one decision for each group: which of its candidates is active, or none where that is allowed. Where each candidate
+is a group of its own, a skip, it is there or not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..runtime.errors import UserError
 from ..spaces.base import Choice, Place, Space
 from ..spaces.genotype import Genotype
 
-What = Literal["source", "operation"]
+What = Literal["source", "operation", "skip"]
 """What a decision is about."""
 
 T = TypeVar("T")
@@ -85,8 +86,9 @@ class Choices:
         choice = self.space.choices[i]
         kind, node = choice.kind, choice.node
         if choice.groups is not None:
+            what: What = "skip" if choice.yes_or_no else "operation"
             for members in choice.members:
-                yield Decision(kind, node, "operation", choice.optional + len(members), i)
+                yield Decision(kind, node, what, choice.optional + len(members), i)
             return
         sources = len({place.source for place in choice.candidates})
         for _ in range(self.s[i]):
@@ -185,10 +187,10 @@ class Choices:
     def mutate(self, genotype: Genotype, random: torch.Generator) -> Genotype:
         """Return an architecture with one place changed (regularised evolution, Real et al., AAAI 2019, section 3).
 
-        With equal chance a place gets another operation or reads another earlier state, if both can be done. The place
-        is drawn from those for which it can be done, then what it gets from all that leaves the choice's places
-        different. Where candidates are in groups, a group, drawn from all, gets another of them or none. The identity,
-        which the paper draws once in twenty times, is left out: it would train an architecture again.
+        With equal chance a place gets another operation, reads another earlier state, or a skip comes or goes, of those
+        that can be done. The place is drawn from those for which it can be done, then what it gets from all that leaves
+        the choice's places different. Where candidates are in groups, a group gets another of them or none. The
+        identity, which the paper draws once in twenty times, is left out: it would train an architecture again.
 
         Raises
         ------
@@ -196,7 +198,7 @@ class Choices:
             When the genotype is not one of this space, or the only one.
         """
         sets = self._sets(genotype)
-        whats: tuple[What, ...] = ("operation", "source")
+        whats: tuple[What, ...] = ("operation", "source", "skip")
         moves = {
             what: [
                 (i, place, others)
@@ -419,6 +421,8 @@ def _moves(
 ) -> list[tuple[Place | None, list[Place | None]]]:
     """Return which places of a choice can change in this respect, each with all that can stand instead of it."""
     found: list[tuple[Place | None, list[Place | None]]] = []
+    if (what == "skip") != choice.yes_or_no:
+        return []
     if choice.groups is not None:
         if what == "source":
             return []
@@ -450,7 +454,10 @@ def _spread(i: int, n: int, size: int) -> int:
     3, section 6.4). At the same place of every part the last coordinates would often be the same for all.
     """
     start, end = i * size // n, (i + 1) * size // n
-    return start + ((i * 0x9E3779B97F4A7C15 % 2**64) * (end - start) >> 64)
+    # of the ratio as many bits as say where in a part, at least 64
+    bits = 64 if size <= 2**64 else 64 + size.bit_length()
+    golden = (math.isqrt(5 << 2 * bits) - (1 << bits)) >> 1
+    return start + ((i * golden % 2**bits) * (end - start) >> bits)
 
 
 def _product(

@@ -6,6 +6,7 @@ allowed has no probability. Policies are small and stay on the CPU.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.randomness import seeded
+from ..spaces.macro import SKIP_SHARE
 from .choices import Choices, Decision
 
 
@@ -26,14 +28,31 @@ class Sample(NamedTuple):
     """Log probability of these decisions, 0-d, differentiable."""
     entropy: Tensor
     """Sum over the decisions of the entropy of what was drawn from, in nats, 0-d, differentiable."""
+    divergence: Tensor
+    """Divergence of the skips' distributions from the policy's target, in nats, 0-d, differentiable; see `Policy`."""
 
 
 class Policy(nn.Module):
-    """A distribution over the decisions of an architecture, each given those before it."""
+    """A distribution over the decisions of an architecture, each given those before it.
 
-    def __init__(self, choices: Choices) -> None:
+    Where decisions are on skips, p the probability of one and t a target, the divergence of a sample is the mean over
+    the choices of skips (the layers of a network) of
+
+        sum over the choice's skips of KL((1 - p, p), (1 - t, t)).
+
+    Parameters
+    ----------
+    choices : Choices
+    skip_target : float
+        t, above 0, below 1; by default ENAS's.
+    """
+
+    def __init__(self, choices: Choices, skip_target: float = SKIP_SHARE) -> None:
         super().__init__()
         self.choices = choices
+        self.skip_target = skip_target
+        skips = {d.choice for d in choices.decisions if d.what == "skip"}
+        self._skip_choices = max(len(skips), 1)
 
     @abstractmethod
     def logits(self) -> Generator[Tensor, int, None]:
@@ -62,6 +81,8 @@ class Policy(nn.Module):
         chosen: list[int] = []
         logs: list[Tensor] = []
         entropies: list[Tensor] = []
+        divergence = torch.zeros(())
+        target = torch.tensor([1 - self.skip_target, self.skip_target]).log()
         decisions = self.logits()
         logits = next(decisions)
         while True:
@@ -74,9 +95,12 @@ class Policy(nn.Module):
             chosen.append(option)
             logs.append(log[option])
             entropies.append(-(log.exp() * log).sum())
+            if self.choices.decisions[len(chosen) - 1].what == "skip":
+                divergence = divergence + (log.exp() * (log - target)).sum() / self._skip_choices
             if len(chosen) == len(self.choices.decisions):
                 decisions.close()
-                return Sample(tuple(chosen), torch.stack(logs).sum(), torch.stack(entropies).sum())
+                total = torch.stack(entropies).sum()
+                return Sample(tuple(chosen), torch.stack(logs).sum(), total, divergence)
             logits = decisions.send(option)
 
 
@@ -86,8 +110,8 @@ class SoftmaxPolicy(Policy):
     Decisions depend on each other only through what is allowed.
     """
 
-    def __init__(self, choices: Choices) -> None:
-        super().__init__(choices)
+    def __init__(self, choices: Choices, skip_target: float = SKIP_SHARE) -> None:
+        super().__init__(choices, skip_target)
         self.table = nn.ParameterList(torch.zeros(d.options) for d in choices.decisions)
 
     def logits(self) -> Generator[Tensor, int, None]:
@@ -122,6 +146,8 @@ class Controller(Policy):
     op_tanh_reduce : float
     seed : int
         Of the initial weights.
+    skip_target : float
+        See `Policy`.
     """
 
     def __init__(
@@ -132,8 +158,9 @@ class Controller(Policy):
         tanh_constant: float | None = 1.10,
         op_tanh_reduce: float = 2.5,
         seed: int = 0,
+        skip_target: float = SKIP_SHARE,
     ) -> None:
-        super().__init__(choices)
+        super().__init__(choices, skip_target)
         self.hidden = hidden
         self.temperature = temperature
         self.tanh_constant = tanh_constant
@@ -145,7 +172,7 @@ class Controller(Policy):
             self.start = nn.Parameter(torch.empty(1, hidden))
             self.operations = nn.Embedding(options, hidden)
             self.operation_head = nn.Linear(hidden, options)
-            if any(d.what == "source" for d in choices.decisions):
+            if any(d.what in ("source", "skip") for d in choices.decisions):
                 self.anchor_keys = nn.Linear(hidden, hidden, bias=False)  # W
                 self.query = nn.Linear(hidden, hidden, bias=False)  # U
                 self.source_head = nn.Linear(hidden, 1, bias=False)  # v
@@ -192,6 +219,56 @@ class Controller(Policy):
         return self.tanh_constant / reduce * torch.tanh(logits)
 
 
+class SkipController(Controller):
+    """ENAS's controller of whole networks (its macro search): a layer's operation, then all its skips at once.
+
+    For each layer the LSTM reads what was decided last and gives the logits of the operations; then it reads the
+    operation's embedding, and with the h of that step each state i that a skip can bring gets
+
+        q_i = v' tanh(W a_i + U h),      logits (-q_i, q_i) of no skip and of the skip,
+
+    a_i the anchor of state i: the h of the LSTM when the layer that made it was done; of the stem, after a first step
+    on the learnt token. The next layer begins with the sum of the anchors that skips bring, divided by one more than
+    their number, or with the learnt token where there were none to decide on.
+
+    Differences: in the published code skip i attends to the anchor of layer i and brings the output of layer i - 1.
+    Its penalty takes sigmoid(q_i) for the probability of a skip, which is sigmoid(2 q_i); `Policy` takes the latter.
+    """
+
+    def logits(self) -> Generator[Tensor, int, None]:
+        x = self.start
+        state = self.lstm(x, None)
+        anchors = [state[0]]  # (1, hidden) each
+        for _, of_layer in itertools.groupby(self.choices.decisions, lambda d: (d.kind, d.node)):
+            decisions = list(of_layer)
+            for decision in decisions:
+                if decision.what == "operation":
+                    state = self.lstm(x, state)
+                    option = yield self._tempered(
+                        self.operation_head(state[0])[0], self.op_tanh_reduce
+                    )
+                    x = self.operations.weight[option : option + 1]
+            state = self.lstm(x, state)
+            skips = sum(decision.what == "skip" for decision in decisions)
+            x = self.start
+            if skips:
+                there = torch.cat(anchors[:skips])
+                query = self.query(state[0])
+                scores = self.source_head(torch.tanh(self.anchor_keys(there) + query))[:, 0]
+                brought = []
+                for q in scores:
+                    brought.append((yield self._tempered(torch.stack([-q, q]), 1.0)))
+                chosen = torch.tensor(brought, dtype=there.dtype)
+                x = (chosen @ there / (1 + sum(brought)))[None]
+            anchors.append(state[0])
+
+
+def controller(choices: Choices, **options: Any) -> Controller:
+    """Return the LSTM that goes with a space, see `Controller` for the options: one of skips where there are any."""
+    skips = any(decision.what == "skip" for decision in choices.decisions)
+    return (SkipController if skips else Controller)(choices, **options)
+
+
 class Reinforce:
     """Training of a policy towards architectures with a high reward.
 
@@ -207,6 +284,8 @@ class Reinforce:
     sample's own return is not in its baseline, which so leaves the expected gradient as it is. ENAS and NAS-Bench-201
     average first: G - baseline, and with it all of the gradient, is then smaller by the constant factor `decay`.
 
+    To the loss comes skip_weight times the mean divergence of the samples' skips, see `Policy`.
+
     Parameters
     ----------
     policy : Policy
@@ -219,6 +298,8 @@ class Reinforce:
         The first baseline: 0 (ENAS), or the first return (NAS-Bench-201), from which then nothing is learnt.
     betas : tuple of float, epsilon : float
         Of Adam. ENAS's code has (0, 0.999) and 1e-3.
+    skip_weight : float
+        Of the skips' divergence.
 
     Attributes
     ----------
@@ -235,7 +316,9 @@ class Reinforce:
         start: Literal["zero", "first"] = "zero",
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
+        skip_weight: float = 0.0,
     ) -> None:
+        self.skip_weight = skip_weight
         self.policy = policy
         self.entropy_weight = entropy_weight
         self.decay = decay
@@ -265,7 +348,8 @@ class Reinforce:
             baseline = gain if baseline is None else baseline
             terms.append(sample.log_prob * (gain - baseline) + self.entropy_weight * sample.entropy)
             baseline += (1 - self.decay) * (gain - baseline)
-        return -torch.stack(terms).mean(), baseline
+        divergence = torch.stack([sample.divergence for sample in samples]).mean()
+        return self.skip_weight * divergence - torch.stack(terms).mean(), baseline
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on: the policy's weights, Adam's state, the baseline."""

@@ -14,8 +14,9 @@ def fair_path(
     """Return the places that a step trains, of each kind of cell: a function of seed and step alone.
 
     Where candidates are in groups, each candidate of a group is there once in as many consecutive steps as the group
-    has candidates. Where all may be active, ``s`` of the n candidates are there at a time, and each once in the n / s
-    steps (rounded down) of a turn; those that a turn leaves out are drawn anew in the next one.
+    has candidates. Where all may be active, or each is decided on by itself, ``s`` of the n candidates are there at a
+    time, and each once in the n / s steps (rounded down) of a turn; those that a turn leaves out are drawn anew in the
+    next one.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def fair_path(
     """
     places: dict[str, tuple[Place, ...]] = dict.fromkeys(space.kinds, ())
     for i, (choice, number) in enumerate(zip(space.choices, s, strict=True)):
-        if choice.groups is None:
+        if choice.groups is None or choice.yes_or_no:
             turn, position = divmod(step, len(choice.candidates) // number)
             random = generator(seed, "fair path", i, turn)
             order = torch.randperm(len(choice.candidates), generator=random).tolist()

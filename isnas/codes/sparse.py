@@ -15,6 +15,15 @@ z held until the next recovery,
 When b = A z_S, c = z_S. A cut LASSO solution has b != A z_S, and the network starts from other coefficients than the
 recovered ones. The rules with exactly s non-zeros (`path`, `best_subset`: refitted, so that A_S'(b - A z_S) = 0) and
 re-encoding (b <- A z_S after a recovery) restore the equality.
+
+Where the number of active places is open, lam can choose it instead of s (``sparsity = "lam"``): S is the set of all
+non-zeros of z. By the LASSO's optimality conditions, with the residual r = b - A z,
+
+    a_i' r = lam sign(z_i) on S,      |a_i' r| <= lam elsewhere:
+
+a place is active if what the others leave of b has more than lam along its column. S is empty where max_i |a_i' b| <=
+lam, and has m places at most. With b, S grows and shrinks: z(t b; t lam) = t z(b; lam), so lam is in units of b. An
+empty S has no coefficient and gives b no gradient; only the two-stage search by the score leaves it again.
 """
 
 from __future__ import annotations
@@ -41,10 +50,14 @@ from ..spaces.genotype import Genotype
 Rule = Literal["truncate", "signed", "path", "best_subset", "non_negative"]
 Matrix = Literal["gaussian", "uniform", "orthogonal", "balanced"]
 Solver = Literal["homotopy", "fista", "ista", "coordinate_descent"]
+Sparsity = Literal["s", "lam"]
 
 
 PREPARED = ("best_subset", "non_negative")
 """The rules whose subsets are prepared once for all recoveries."""
+
+SOLVED = ("truncate", "signed")
+"""The rules that cut a solution of the LASSO."""
 
 LONGEST = 7
 """Length of a code by default (ISTA-NAS), where that is shorter than the vector it stands for."""
@@ -58,9 +71,14 @@ class SparseCodeOptions(BaseOptions):
     ----------
     m : int or tuple of int or None
         Length of a code; one for all choices or one for each choice of a cell, shorter than the vector it stands for;
-        by default 7, or one less than that vector has entries where these are 7 or fewer.
+        by default 7, or one less than that vector has entries where these are 7 or fewer. In a space with skips one
+        number for all is shortened likewise.
     s : int or tuple of int or None
-        Active places of a choice, likewise; by default the space's.
+        Active places of a choice, likewise; by default the space's. Where a space has choices with a given number and
+        others, one number is for the others, of skips as many as there are at most.
+    sparsity : {"s", "lam"}
+        What the number of active places comes from: s, or, where the space leaves it open, lam: all non-zeros of the
+        LASSO's solution (of a group the strongest), with the rules truncate and signed.
     lam : float
         Weight of the l1 norm in the LASSO.
     matrix : {"gaussian", "uniform", "orthogonal", "balanced"}
@@ -87,6 +105,7 @@ class SparseCodeOptions(BaseOptions):
 
     m: int | tuple[int, ...] | None = None
     s: int | tuple[int, ...] | None = None
+    sparsity: Sparsity = "s"
     lam: float = 1e-5
     matrix: Matrix = "gaussian"
     rule: Rule = "truncate"
@@ -101,6 +120,15 @@ class SparseCodeOptions(BaseOptions):
             values = value if isinstance(value, tuple) else (value,)
             if value is not None and (not values or any(v < 1 for v in values)):
                 raise UserError(f"{name} must be whole numbers of at least 1, got {value!r}")
+        if self.sparsity == "lam" and self.rule not in SOLVED:
+            raise UserError(
+                f"sparsity lam needs the LASSO's solution: rule must be {' or '.join(SOLVED)}, got {self.rule!r}"
+            )
+
+    def matrix_of(self, choice: Choice) -> Matrix:
+        """Return the kind of a choice's measurement matrix: a balanced one only where candidates compete."""
+        alone = choice.yes_or_no and (len(choice.candidates) == 1 or self.sparsity == "lam")
+        return "gaussian" if self.matrix == "balanced" and alone else self.matrix
 
     def lengths(self, space: Space) -> tuple[int, ...]:
         """Return the length of the code of every choice of a space.
@@ -111,16 +139,20 @@ class SparseCodeOptions(BaseOptions):
             When there are not as many lengths as choices, or a code is not shorter than its vector.
         """
         given = space.numbers("m", self.m)
+        shortened = isinstance(self.m, int) and any(c.yes_or_no for c in space.choices)
         found = []
         for i, choice in enumerate(space.choices):
             n = len(choice.candidates)
             # what a balanced matrix cannot see is no place for a code
-            most = n - len(rows_of(choice)) if self.matrix == "balanced" else n - 1
+            balanced = self.matrix_of(choice) == "balanced"
+            most = n - len(set(edges_of(choice))) if balanced else n - 1
             if given is None:
                 found.append(min(LONGEST, max(most, 1)))
                 continue
             m = given[i % len(given)]
-            if self.matrix == "balanced" and m > most:
+            if shortened:
+                m = min(m, max(most, 1))
+            if balanced and m > most:
                 raise UserError(
                     f"m must be at most {most} for a balanced matrix of {choice.label}, the candidates less its "
                     f"edges; got {m}"
@@ -142,9 +174,15 @@ class SparseCodeOptions(BaseOptions):
             When a number does not fit, or there are too many subsets for the rule.
         """
         given = space.numbers("s", self.s)
+        some_open = any(choice.least < choice.most for choice in space.choices)
         found = []
         for i, choice in enumerate(space.choices):
             n, s = len(choice.candidates), choice.s if given is None else given[i % len(given)]
+            if isinstance(self.s, int) and some_open:
+                if choice.least == choice.most:
+                    s = choice.s
+                elif choice.yes_or_no:
+                    s = min(s, choice.most)
             if not choice.least <= s <= choice.most:
                 kind = "edges" if choice.groups is not None else "candidates"
                 raise UserError(
@@ -159,6 +197,16 @@ class SparseCodeOptions(BaseOptions):
                 )
             found.append(s)
         return tuple(found)
+
+    def fewest(self, space: Space) -> tuple[int, ...]:
+        """Return the least number of active places that every choice of a space can have; see `places` for errors."""
+        found = self.places(space)
+        if self.sparsity == "s":
+            return found
+        return tuple(
+            s if choice.least == choice.most else choice.least
+            for choice, s in zip(space.choices, found, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -222,7 +270,12 @@ class NodeRecovery:
 
 
 def edges_of(choice: Choice) -> list[int]:
-    """Return for each candidate the edge or group that it belongs to: those of one compete with each other."""
+    """Return for each candidate the edge or group that it belongs to: those of one compete with each other.
+
+    Where each candidate is decided on by itself, all compete for the number of active ones.
+    """
+    if choice.yes_or_no:
+        return [0] * len(choice.candidates)
     found = {place: i for i, row in enumerate(rows_of(choice)) for place in row}
     return [found[place] for place in choice.candidates]
 
@@ -267,7 +320,7 @@ class SparseCode(nn.Module):
             solvers.measurement_matrix(
                 m,
                 len(choice.candidates),
-                kind=options.matrix,
+                kind=options.matrix_of(choice),
                 groups=edges_of(choice),
                 generator=random,
             )
@@ -358,7 +411,7 @@ class SparseCode(nn.Module):
         if not indices:
             return []
         A, b = [self.A[i] for i in indices], [b[i] for i in indices]
-        if self.options.rule in ("truncate", "signed"):
+        if self.options.rule in SOLVED:
             result = solvers.lasso(A, b, self.options.lam, method=self.options.solver)
             return list(zip(result.z, result.gap.tolist(), result.iterations.tolist(), strict=True))
         if self.options.rule in PREPARED:
@@ -385,12 +438,24 @@ class SparseCode(nn.Module):
     def _cut(self, i: int, z: Tensor, b: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Return z cut to its support, and the support."""
         choice = self.choices[i]
+        s = self._number(i, z)
+        if s == 0:
+            return torch.zeros_like(z), ()
         if self.options.rule == "truncate":
-            cut = solvers.truncate(z, self._s[i], choice.groups)
+            cut = solvers.truncate(z, s, choice.groups)
         else:  # where z has too few entries above zero, those come first that would be next
             ties = self.A[i].T @ (b - self.A[i] @ z)
-            cut = solvers.truncate(z, self._s[i], choice.groups, signed=self._signed, ties=ties)
+            cut = solvers.truncate(z, s, choice.groups, signed=self._signed, ties=ties)
         return cut.z, cut.support
+
+    def _number(self, i: int, z: Tensor) -> int:
+        """Return how many places of a choice are active when z is recovered."""
+        choice = self.choices[i]
+        if self.options.sparsity == "s" or choice.least == choice.most:
+            return self._s[i]
+        there = (z > 0 if self._signed else z != 0).tolist()
+        groups = {group for group, on in zip(labels(choice), there, strict=True) if on}
+        return max(choice.least, len(groups))
 
     @property
     def _signed(self) -> bool:

@@ -220,6 +220,7 @@ def compare(
     scheduler: str | None = None,
     progress: Progress | None = None,
     words: Sequence[str] = (),
+    module: str = "isnas",
     options: Composition | None = None,
     **values: Any,
 ) -> Comparison:
@@ -245,6 +246,8 @@ def compare(
         By default nothing is shown.
     words : sequence of str
         The command line, for the record.
+    module : str
+        What it is the command line of.
     options : Composition, optional
         All options, instead of `preset` and `values`.
     **values
@@ -285,7 +288,7 @@ def compare(
             directory,
             ("method", "seed"),
             _settings(space, options, data),
-            launch_record("isnas", words),
+            launch_record(module, words),
             _settings(space, comparison_schema(space).compose(), data),
         ) as rows,
     ):

@@ -23,6 +23,7 @@ from ..runtime.errors import UserError
 from ..spaces.base import Space
 from ..spaces.darts import DARTS_SPACE
 from ..spaces.genotype import CellGenotype, Edge, Genotype
+from .layers import layers_figure
 from .layout import PORT, CellCoefficients, Diagram, Flow, Link, Thing
 from .painting import FONT, INK, TITLE_FONT, figure_format, paint, save_figure, size
 
@@ -88,7 +89,7 @@ def draw_cells(
     title: str | None = None,
     width: float | None = None,
 ) -> Figure:
-    """Draw all kinds of cell of a genotype as a figure for a paper.
+    """Draw all kinds of cell of a genotype as a figure for a paper, or its layers where the space is one of layers.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def draw_cells(
     width : float, optional
         Width of the figure in inches, 3.4 for one column and 7 for two; by default the smaller that fits all cells
         from left to right with ease. Cells too deep for it are drawn downwards. A figure is wider than this where
-        text of 7 points asks for it.
+        text of 7 points asks for it. Layers take what they need.
 
     Returns
     -------
@@ -117,6 +118,13 @@ def draw_cells(
     """
     if path is not None:
         figure_format(path)
+    if genotype.space.drawing == "layers":
+        (kind,) = genotype.kinds
+        own = None if coefficients is None else coefficients[kind]
+        figure = layers_figure(genotype, own, _largest([own]), title or "")
+        if path is not None:
+            save_figure(figure, path)
+        return figure
     cells = [(kind, _diagram(cell, "right", genotype.space)) for kind, cell in genotype.cells]
     if width is None:
         column = all(d.easy_size[0] <= 72 * COLUMN_WIDTH - 2 * _MARGIN for _, d in cells)

@@ -17,6 +17,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
 from ..runtime.errors import UserError
+from ..spaces.genotype import Edge
 from .layout import CellCoefficients, Diagram, Flow, Link, Point, Thing
 
 # Okabe and Ito's palette, told apart with all common kinds of colour blindness
@@ -29,7 +30,7 @@ _FAMILY_COLOURS = {
 }
 INK = "#222222"
 _STATE_LINE = "#666666"
-_OUTPUT_LINE = "#B5B5B5"
+OUTPUT_LINE = "#B5B5B5"
 _NODE_FILL = "#E9E9E9"
 _PALE_FILL = "#FAFAFA"
 _PALE_INK = "#A0A0A0"
@@ -150,10 +151,11 @@ def paint(
             if thing.role != "lane":
                 corner = point(begin, thing.centre - thing.across / 2)
                 opposite = point(begin + thing.along, thing.centre + thing.across / 2)
-                _paint_box(thing, ax, corner, opposite, scale)
+                paint_box(thing, ax, corner, opposite, scale)
 
 
-def _paint_box(thing: Thing, ax: Axes, corner: Point, opposite: Point, scale: float) -> None:
+def paint_box(thing: Thing, ax: Axes, corner: Point, opposite: Point, scale: float = 1.0) -> None:
+    """Paint the box of a thing between two of its corners."""
     fill, edge, ink = _NODE_FILL, INK, INK
     size = STATE_FONT
     if thing.role == "operation":
@@ -279,7 +281,7 @@ def _paint_line(
 def _line_colour(link: Link) -> str:
     if link.role == "operation":
         return operation_colour(link.start.label)
-    return _STATE_LINE if link.role == "state" else _OUTPUT_LINE
+    return _STATE_LINE if link.role == "state" else OUTPUT_LINE
 
 
 def _stroke(
@@ -288,15 +290,28 @@ def _stroke(
     """Return a line's width, and whether it is dashed."""
     if coefficients is None or link.key is None:
         return LINE, False
-    node, edge = link.key
-    value = coefficients.get(link.key)
+    value, share = share_of(link.key, coefficients, largest)
+    return THINNEST + share * (THICKEST - THINNEST), value < 0
+
+
+def share_of(
+    key: tuple[int, Edge], coefficients: CellCoefficients, largest: float
+) -> tuple[float, float]:
+    """Return an operation's coefficient, and its size as a share of the largest.
+
+    Raises
+    ------
+    UserError
+        When it is missing or not finite.
+    """
+    node, edge = key
+    value = coefficients.get(key)
     if value is None or not math.isfinite(value):
         raise UserError(
             f"the coefficient of {edge.operation} from state {edge.source} to node {node} is "
             f"{value}; expected a finite number"
         )
-    share = abs(value) / largest if largest else 0.0
-    return THINNEST + share * (THICKEST - THINNEST), value < 0
+    return value, abs(value) / largest if largest else 0.0
 
 
 def _tint(colour: str) -> str:

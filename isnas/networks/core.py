@@ -81,6 +81,12 @@ def drop_path(operations: int, images: int, rate: float, generator: torch.Genera
     return (own >= rate) / (1.0 - rate)
 
 
+def pooled(x: Tensor, dropout: Tensor | None = None) -> Tensor:
+    """Return the means of feature maps, (B, C, H, W) -> (B, C), times what dropout multiplies them by, if anything."""
+    x = x.mean(dim=(2, 3))
+    return x if dropout is None else x * dropout.to(x.dtype)
+
+
 class Term(NamedTuple):
     """An operation into a node."""
 
@@ -205,6 +211,8 @@ class CellNetwork(nn.Module, ABC):
         The kind of each cell, in order; set by the network.
     cells : nn.ModuleList
         The cells, likewise.
+    classifier : nn.Linear
+        What makes class scores of the pooled features, likewise.
 
     Raises
     ------
@@ -214,6 +222,7 @@ class CellNetwork(nn.Module, ABC):
 
     kinds: tuple[str, ...]
     cells: nn.ModuleList
+    classifier: nn.Linear
 
     def __init__(
         self,
@@ -241,6 +250,7 @@ class CellNetwork(nn.Module, ABC):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         kept: Tensor | None = None,
+        dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -251,6 +261,8 @@ class CellNetwork(nn.Module, ABC):
             The active places and their factors. Without it all places that the network has run, with factor 1.
         kept : Tensor, shape (active operations, B), optional
             What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+        dropout : Tensor, shape (B, features), optional
+            What dropout multiplies the features by that the classifier reads.
 
         Returns
         -------
@@ -261,6 +273,11 @@ class CellNetwork(nn.Module, ABC):
     def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
         """Return a batch of one sample of some size, without content: for images (H, W) pixels."""
         return torch.empty(1, self.options.in_channels, *size, device=device)
+
+    @property
+    def features(self) -> int:
+        """How many features the classifier reads."""
+        return self.classifier.in_features
 
     @staticmethod
     def units(x: Tensor) -> int:

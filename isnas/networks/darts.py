@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial
+from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
@@ -205,13 +205,14 @@ class Network(CellNetwork):
         *,
         auxiliary: bool = False,
         kept: Tensor | None = None,
+        dropout: Tensor | None = None,
     ) -> Tensor | Outputs:
         """Run the network, see `CellNetwork.forward`.
 
         Parameters
         ----------
         x : Tensor, shape (B, in_channels, H, W)
-        coefficients, kept
+        coefficients, kept, dropout
             As there.
         auxiliary : bool
             Whether to return the auxiliary head's scores, too (`Outputs`).
@@ -231,5 +232,5 @@ class Network(CellNetwork):
             s0, s1 = s1, cell(s0, s1, edges)
             if auxiliary and i == self.auxiliary_after:
                 side = self.auxiliary_head(s1)
-        logits = self.classifier(s1.mean(dim=(2, 3)))
+        logits = self.classifier(pooled(s1, dropout))
         return logits if side is None else Outputs(logits, side)

@@ -15,8 +15,9 @@ from .core import CellNetwork, Coefficients
 def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> CellNetwork:
     """Absorb the coefficients into the weights: ``gamma <- c gamma, beta <- c beta`` in every closing batch norm.
 
-    c * (gamma x + beta) = (c gamma) x + c beta, so the result computes what the super-net computes with these
-    coefficients, in training and in evaluation mode (ISTA-NAS, section 3.4).
+    c * (gamma x + beta) = (c gamma) x + c beta; what ends in a convolution absorbs its coefficient there. So the result
+    computes what the super-net computes with these coefficients, in training and in evaluation mode (ISTA-NAS, section
+    3.4).
 
     Parameters
     ----------
@@ -48,8 +49,7 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     for kind in supernet.space.kinds:
         for place, value in zip(places[kind], coefficients[kind].values.unbind(), strict=True):
             for operation in folded.operations_at(kind, [place]):
-                operation.norm.weight.mul_(value)
-                operation.norm.bias.mul_(value)
+                operation.absorb(value)
     return folded
 
 

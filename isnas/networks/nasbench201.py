@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial
+from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, pooled
 from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
 
 STAGES = 3
@@ -131,6 +131,7 @@ class NASBench201Network(CellNetwork):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         kept: Tensor | None = None,
+        dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         incoming = self.incoming(coefficients, kept)
@@ -140,4 +141,4 @@ class NASBench201Network(CellNetwork):
             if stage > 0 and first == 0:
                 x = self.reductions[stage - 1](x)
             x = cell(x, edges)
-        return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
+        return self.classifier(pooled(F.relu(self.norm(x)), dropout))

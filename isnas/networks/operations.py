@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime.errors import UserError
 from ..runtime.processes import synchronised_batch_norm
 from ..spaces.base import Space
 
@@ -142,6 +143,20 @@ class Operation(nn.Module):
             return self.norm(x, factor)
         return x if factor is None else factor * x
 
+    @torch.no_grad()
+    def absorb(self, coefficient: Tensor) -> None:
+        """Multiply its output by a coefficient, 0-d, for good.
+
+        Raises
+        ------
+        UserError
+            When it has no closing batch norm.
+        """
+        if self.norm is None:
+            raise UserError("an operation without a closing batch norm cannot absorb a coefficient")
+        self.norm.weight.mul_(coefficient)
+        self.norm.bias.mul_(coefficient)
+
 
 class StridedPointwise(nn.Conv2d):
     """A 1x1 convolution with a stride, run as one with stride 1 on the pixels that it reads.
@@ -207,11 +222,14 @@ def relu_conv_norm(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the resolution: two 1x1 convolutions with stride 2, the second one shifted by a pixel, concatenated."""
+    """Halve the resolution: two 1x1 convolutions with stride 2, the second one shifted by a pixel, concatenated.
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    Before them, if `activated`, a ReLU.
+    """
+
+    def __init__(self, c_in: int, c_out: int, activated: bool = True) -> None:
         super().__init__()
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU() if activated else nn.Identity()
         self.conv_1 = convolution(c_in, c_out // 2, 1, stride=2)
         self.conv_2 = convolution(c_in, c_out - c_out // 2, 1, stride=2)
 
@@ -223,9 +241,9 @@ class FactorizedReduce(nn.Module):
         return torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1)
 
 
-def reduce_norm(c_in: int, c_out: int) -> nn.Sequential:
+def reduce_norm(c_in: int, c_out: int, activated: bool = True) -> nn.Sequential:
     """`FactorizedReduce` and batch norm."""
-    return nn.Sequential(FactorizedReduce(c_in, c_out), BatchNorm(c_out))
+    return nn.Sequential(FactorizedReduce(c_in, c_out, activated), BatchNorm(c_out))
 
 
 def _depthwise_separable(c: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from ..spaces.genotype import Genotype
 from .chain import ChainNetwork, ChainOptions
 from .core import CellNetwork
 from .darts import Network, NetworkOptions
+from .macro import MacroNetwork, MacroOptions
 from .nasbench201 import NASBench201Network, NASBench201Options
 
 
@@ -72,6 +73,15 @@ CLOSED = {"search": {"closing_norm": "pooling"}, "fold": {"closing_norm": "all"}
 
 FAMILIES: dict[str, Family] = {
     "darts": Family(Network, NetworkOptions, {"channels": 8, "cells": 4}, CLOSED),
+    "macro": Family(
+        MacroNetwork,
+        MacroOptions,
+        {"channels": 8},
+        {
+            "search": {"form": "sum", "closing_norm": "none"},
+            "fold": {"form": "concatenation", "closing_norm": "all"},
+        },
+    ),
     "nasbench201": Family(
         NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
     ),

@@ -32,6 +32,20 @@ EVALUATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "drop_path": 0.2,
             "auxiliary_weight": 0.4,
         },
+        # ENAS's (scripts/cifar10_macro_final.sh) with one cosine instead of restarts, and momentum that is not
+        # Nesterov's; the weight decay is twice its factor of the sum of squares
+        "macro": {
+            "data": "cifar10",
+            "channels": 96,
+            "batch_size": 100,
+            "epochs": 310,
+            "learning_rate": 0.05,
+            "min_learning_rate": 0.001,
+            "weight_decay": 4e-4,
+            "clip": 0.0,
+            "cutout": 0,
+            "dropout": 0.5,
+        },
         # the benchmark's training of all its cells (Dong & Yang, ICLR 2020)
         "nasbench201": {
             "data": "cifar10",

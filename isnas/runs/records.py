@@ -54,9 +54,9 @@ class Trajectory:
         The recovered vector before the cut. A frozen node is not recovered: its entries repeat those it was frozen
         with.
     support : ndarray of int, shape (R, s)
-        Indices of the active candidates, ascending.
+        Indices of the active candidates, ascending; s is their largest number, and -1 stands where there are fewer.
     coefficients : ndarray, shape (R, s)
-        What the network really ran right after the recovery.
+        What the network really ran right after the recovery; nan where there are fewer.
     residual, residual_cut : ndarray, shape (R,)
         ||A z - b|| and ||A z_S - b||.
     gap : ndarray, shape (R,)
@@ -102,7 +102,7 @@ class Trajectory:
         """The share of ||z||_1 in the support, shape (R,); nan where z = 0."""
         size = np.abs(self.z)
         total = size.sum(1)
-        chosen = np.take_along_axis(size, self.support, 1).sum(1)
+        chosen = np.take_along_axis(size, self.support, 1).sum(1, where=self.support >= 0)
         return np.divide(chosen, total, out=np.full(len(self), np.nan), where=total > 0)
 
     @property
@@ -110,8 +110,14 @@ class Trajectory:
         """How many places of the support were not in the one before, shape (R,); 0 at the first recovery."""
         found = [0]
         for before, now in zip(self.support[:-1], self.support[1:], strict=True):
-            found.append(len(set(now.tolist()) - set(before.tolist())))
+            found.append(len(set(now.tolist()) - set(before.tolist()) - {-1}))
         return np.array(found)
+
+    @property
+    def active(self) -> dict[Place, float]:
+        """The places that the network runs with the last recovery that it took, with their coefficients."""
+        pairs = zip(self.support[self.taken], self.coefficients[self.taken], strict=True)
+        return {self.places[i]: float(value) for i, value in pairs if i >= 0}
 
     @property
     def frozen_at(self) -> int | None:
@@ -245,8 +251,7 @@ class RunRecord:
             return None
         places: dict[str, list[Place]] = {kind: [] for kind in self.space.kinds}
         for trajectory in self.trajectories.values():
-            active = trajectory.support[trajectory.taken]
-            places[trajectory.kind] += [trajectory.places[i] for i in active]
+            places[trajectory.kind] += trajectory.active
         return Genotype.from_places(places, self.space)
 
     def genotypes(self, part: str) -> dict[int, Genotype]:
@@ -275,7 +280,7 @@ class RunRecord:
         matrices = _read_arrays(self.directory / "codes" / "matrices.npz")
         tables = [_read_arrays(path) for path in paths]
         try:
-            joined = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
+            joined = {name: _joined(name, [table[name] for table in tables]) for name in tables[0]}
             return _trajectories(joined, matrices, self.space)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
@@ -344,6 +349,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
+def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
+    """Return the arrays of all recoveries as one; numbers of active places may differ, see `Trajectory`."""
+    gap = {"support": -1, "coefficients": np.nan}.get(name.rpartition(".")[2])
+    if gap is not None and all(array.ndim == 1 for array in arrays):
+        most = max(map(len, arrays))
+        arrays = [np.pad(a, (0, most - len(a)), constant_values=gap) for a in arrays]
+    return np.stack(arrays)
+
+
 def _trajectories(
     arrays: dict[str, np.ndarray], matrices: dict[str, np.ndarray], space: Space
 ) -> dict[tuple[Any, ...], Trajectory]:
@@ -357,7 +371,7 @@ def _trajectories(
         if A.shape[1] != len(places) or z.shape[1] != len(places):
             raise ValueError(f"{name} has {z.shape[1]} candidates, expected {len(places)}")
         support = arrays[f"{name}.support"]
-        if not ((support >= 0) & (support < len(places))).all():
+        if not ((support >= -1) & (support < len(places))).all():
             raise ValueError(f"{name} has active candidates that do not exist")
         key = (choice.kind, choice.node, choice.name) if choice.name else (choice.kind, choice.node)
         found[key] = Trajectory(

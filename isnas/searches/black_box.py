@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..codes.choices import WIRINGS, Choices
-from ..codes.controller import Controller, Policy, Reinforce, SoftmaxPolicy
+from ..codes.controller import Policy, Reinforce, SoftmaxPolicy, controller
 from ..runs.evaluation import EVALUATION_PRESETS, from_scratch
 from ..runs.training import Training
 from ..runtime.errors import UserError
@@ -345,7 +345,7 @@ def reinforce(choices: Choices, random: torch.Generator, options: ReinforceOptio
 def _policy(choices: Choices, random: torch.Generator, options: ReinforceOptions) -> Policy:
     if options.policy == "softmax":
         return SoftmaxPolicy(choices)
-    return Controller(
+    return controller(
         choices,
         hidden=options.hidden,
         temperature=options.temperature,

@@ -1,7 +1,8 @@
 """ENAS (Pham et al., ICML 2018, arXiv 1802.03268): a recurrent controller learns to sample a super-net's architectures.
 
 The constants were checked against the authors' code, melodyguan/enas: ``scripts/cifar10_micro_search.sh`` and
-``src/cifar10/main.py``, ``micro_controller.py``, ``micro_child.py``.
+``src/cifar10/main.py``, ``micro_controller.py``, ``micro_child.py``; for whole networks ``cifar10_macro_search.sh``,
+``general_controller.py`` and ``general_child.py``.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..codes.controller import Controller, Reinforce, Sample
+from ..codes.controller import Reinforce, Sample, controller
 from ..networks.core import CellNetwork
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
+from ..spaces.macro import SKIP_SHARE
 from .base import Setting
 from .path_search import PathOptions, PathSearch
 
@@ -36,7 +38,8 @@ class EnasOptions(PathOptions):
     factor, which multiplies the sum of squares without a half. Differences: our operations and number of nodes; our
     halves (the code keeps 45,000 images for the weights and 5,000 for the controller); one cosine, without restarts;
     SGD's momentum is not Nesterov's; no dropout, drop path or auxiliary head in the search; a node's operations stand
-    at different places. Those of the controller itself: see `isnas.codes.controller`.
+    at different places. Those of the controller itself: see `isnas.codes.controller`. For whole networks (the space
+    macro) it has the constants of the macro search, with the same differences.
 
     Parameters
     ----------
@@ -60,6 +63,10 @@ class EnasOptions(PathOptions):
         Bound of the logits, by a tanh.
     op_tanh_reduce : float
         How many times smaller the bound is for operations.
+    skip_target : float
+        Probability of a skip that the controller is drawn towards, where a space has skips to decide on.
+    skip_weight : float
+        Weight of the divergence from it in the controller's loss.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -70,9 +77,15 @@ class EnasOptions(PathOptions):
         "baseline_decay": 0,
         "entropy_weight": 0,
         "controller_hidden": 1,
+        "skip_weight": 0,
     }
-    below_one: ClassVar[tuple[str, ...]] = ("baseline_decay",)
-    above_zero: ClassVar[tuple[str, ...]] = ("temperature", "tanh_constant", "op_tanh_reduce")
+    below_one: ClassVar[tuple[str, ...]] = ("baseline_decay", "skip_target")
+    above_zero: ClassVar[tuple[str, ...]] = (
+        "temperature",
+        "tanh_constant",
+        "op_tanh_reduce",
+        "skip_target",
+    )
 
     controller_steps: int = 4
     samples: int = 4
@@ -84,6 +97,8 @@ class EnasOptions(PathOptions):
     temperature: float = 1.0
     tanh_constant: float = 1.1
     op_tanh_reduce: float = 2.5
+    skip_target: float = SKIP_SHARE
+    skip_weight: float = 0.8
 
 
 class EnasSearch(PathSearch):
@@ -119,20 +134,37 @@ class EnasSearch(PathSearch):
                 "validation_amount": 160,
                 "controller_learning_rate": 3.5e-3,
                 "baseline_decay": 0.99,
-            }
+            },
+            "macro": {
+                "data": "cifar10",
+                "channels": 36,
+                "batch_size": 128,
+                "epochs": 310,
+                "min_learning_rate": 0.0005,
+                "weight_decay": 5e-4,
+                "controller_steps": 50,
+                "samples": 20,
+                "final_samples": 10,
+                "validation_amount": 128,
+                "controller_learning_rate": 1e-3,
+                "baseline_decay": 0.99,
+                "tanh_constant": 1.5,
+                "op_tanh_reduce": 1.0,
+            },
         }
     }
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(supernet, setting)
         options = self.options.method
-        self.controller = Controller(
+        self.controller = controller(
             self.choices,
             hidden=options.controller_hidden,
             temperature=options.temperature,
             tanh_constant=options.tanh_constant,
             op_tanh_reduce=options.op_tanh_reduce,
             seed=self.seed,
+            skip_target=options.skip_target,
         )
         self.reinforce = Reinforce(
             self.controller,
@@ -142,6 +174,7 @@ class EnasSearch(PathSearch):
             start="zero",
             betas=BETAS,
             epsilon=EPSILON,
+            skip_weight=options.skip_weight,
         )
         self.reward_feed = self.task.code_feed(
             self.data,

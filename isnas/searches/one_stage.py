@@ -154,7 +154,7 @@ class OneStageTraining(SupernetSearch):
 
     def _first_code(self) -> SparseCode:
         limit = self.limit
-        least = self.sizes.least(self.options.code.places(self.space))
+        least = self.sizes.least(self.options.code.fewest(self.space))
         if limit is not None and limit < least:
             raise UserError(
                 f"size_limit must be at least {least}, the parameters of the smallest architecture "

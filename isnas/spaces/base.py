@@ -87,6 +87,12 @@ class Choice:
         """Whether a group may stay empty, where there are groups."""
         return self.least < len(self.members)
 
+    @property
+    def yes_or_no(self) -> bool:
+        """Whether each candidate is decided on by itself: it is a group of its own that may stay empty."""
+        alone = self.groups is not None and len(self.members) == len(self.candidates)
+        return alone and self.optional
+
 
 def rows_of(choice: Choice) -> list[list[Place]]:
     """Return the candidates of a choice, edge by edge or group by group: those that compete with each other."""
@@ -127,6 +133,8 @@ class Space:
         The fields that a user can choose.
     skips : tuple of str
         The primitives that pass a state on as it is.
+    drawing : str
+        How an architecture is drawn, see `isnas.drawing.draw_cells`.
     """
 
     primitives: tuple[str, ...]
@@ -141,6 +149,7 @@ class Space:
     parameters: ClassVar[tuple[str, ...]] = ()
     skips: ClassVar[tuple[str, ...]] = ("skip_connect",)
     default_s: ClassVar[int] = 2
+    drawing: ClassVar[str] = "cells"
 
     def __post_init__(self) -> None:
         if len(set(self.primitives)) != len(self.primitives) or not self.primitives:
@@ -214,7 +223,8 @@ class Space:
         number = self.choices_of_kind()
         values = (value,) * number if isinstance(value, int) else tuple(value)
         if len(values) != number:
-            raise UserError(f"{name} has {len(values)} values; a cell has {number} nodes")
+            what = "nodes" if number == self.nodes else "choices"
+            raise UserError(f"{name} has {len(values)} values; a cell has {number} {what}")
         return values
 
     # Words

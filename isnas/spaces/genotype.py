@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -90,20 +89,27 @@ class CellGenotype:
 
         It is the smallest of them, by brute force over the numberings that keep edges pointing forward.
         """
-        size = len(self.nodes)
+        reads = [{e.source for e in edges if e.source >= self.inputs} for edges in self.nodes]
 
-        def renumbered(order: Sequence[int]) -> tuple[Any, ...] | None:
+        def orders(before: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+            """Yield the numberings that begin with these nodes."""
+            if len(before) == len(self.nodes):
+                yield before
+            there = {self.inputs + node for node in before}
+            for node, sources in enumerate(reads):
+                if node not in before and sources <= there:
+                    yield from orders((*before, node))
+
+        def renumbered(order: Sequence[int]) -> tuple[Any, ...]:
             state = {i: i for i in range(self.inputs)}
             state |= {self.inputs + old: self.inputs + new for new, old in enumerate(order)}
-            nodes = []
-            for new, old in enumerate(order):
-                edges = sorted(Edge(e.operation, state[e.source]) for e in self.nodes[old])
-                if any(e.source >= self.inputs + new for e in edges):
-                    return None
-                nodes.append(tuple(edges))
+            nodes = (
+                tuple(sorted(Edge(e.operation, state[e.source]) for e in self.nodes[old]))
+                for old in order
+            )
             return tuple(nodes), tuple(sorted(state[i] for i in self.concat))
 
-        forms = filter(None, map(renumbered, itertools.permutations(range(size))))
+        forms = map(renumbered, orders(()))
         nodes, concat = min(forms)
         return CellGenotype(nodes, concat, self.inputs)
 

@@ -11,10 +11,11 @@ from .base import Space
 from .chain import ChainSpace
 from .darts import DartsSpace
 from .genotype import Genotype
+from .macro import MacroSpace
 from .nasbench201 import NASBench201Space
 
 SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (DartsSpace, NASBench201Space, ChainSpace)
+    space.name: space for space in (DartsSpace, NASBench201Space, ChainSpace, MacroSpace)
 }
 """All spaces by name."""
 

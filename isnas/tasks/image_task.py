@@ -86,14 +86,22 @@ class ImageRegularizationOptions(BaseOptions):
         Probability of dropping an operation at the end of training; it rises linearly from 0.
     auxiliary_weight : float
         Weight of the auxiliary head's loss; 0: no such head.
+    dropout : float
+        Probability of dropping a feature that the classifier reads.
     """
 
-    least: ClassVar[dict[str, float]] = {"cutout": 0, "drop_path": 0, "auxiliary_weight": 0}
-    below_one: ClassVar[tuple[str, ...]] = ("drop_path",)
+    least: ClassVar[dict[str, float]] = {
+        "cutout": 0,
+        "drop_path": 0,
+        "auxiliary_weight": 0,
+        "dropout": 0,
+    }
+    below_one: ClassVar[tuple[str, ...]] = ("drop_path", "dropout")
 
     cutout: int | None = None
     drop_path: float = 0.0
     auxiliary_weight: float = 0.0
+    dropout: float = 0.0
 
 
 class ImageTask(Task):
@@ -310,6 +318,9 @@ class ImageTask(Task):
         if options.drop_path > 0 and done is not None:
             active = network.active(coefficients)
             found["kept"] = drop_path(active, len(batch[0]), options.drop_path * done, random)
+        if options.dropout > 0:  # drawn as drop path is: a row for each feature
+            dropped = drop_path(network.features, len(batch[0]), options.dropout, random)
+            found["dropout"] = dropped.T
         return found
 
     def loss(
@@ -320,7 +331,7 @@ class ImageTask(Task):
         *,
         optimizer: OptimizerOptions,
         auxiliary_weight: float = 0.0,
-        kept: Tensor | None = None,
+        **of_network: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = batch
 
@@ -329,10 +340,10 @@ class ImageTask(Task):
             return F.cross_entropy(logits, y, label_smoothing=optimizer.label_smoothing)
 
         if auxiliary_weight == 0:
-            logits = run(x, coefficients, kept=kept)
+            logits = run(x, coefficients, **of_network)
             loss = cross_entropy(logits)
         else:
-            logits, side = run(x, coefficients, auxiliary=True, kept=kept)
+            logits, side = run(x, coefficients, auxiliary=True, **of_network)
             loss = cross_entropy(logits) + auxiliary_weight * cross_entropy(side)
         return loss, {"loss": loss.detach(), "accuracy": accuracy(logits, y)}
 
