@@ -27,7 +27,7 @@ from .runtime.progress import Progress
 from .searches.registry import METHODS, method_named
 from .spaces.base import Space
 from .spaces.genotype import Genotype
-from .tasks.registry import task_of
+from .tasks.registry import TASKS, task_of
 
 COMMANDS = {
     "search": "Search an architecture by any method and train what was found.",
@@ -38,6 +38,9 @@ COMMANDS = {
     "report": "Make one HTML page of a run: results and figures.",
     "resume": "Go on with a run that was broken off.",
 }
+
+
+DEFAULT_SPACE = "darts"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,9 +113,29 @@ def _peeked(words: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def _space_named(words: Sequence[str]) -> str:
+    """Return the name of the search space on the command line: by default the first one that is for the task."""
+    name, task = _peeked(words, "--space"), _peeked(words, "--task")
+    if task is None:
+        return name or DEFAULT_SPACE
+    if task not in TASKS:
+        raise UserError(
+            f"no task is called {task!r}{suggestion(task, TASKS)}; there are {', '.join(TASKS)}"
+        )
+    for_task = [each for each, space in spaces.SPACES.items() if space.task == task]
+    if name is None:
+        return for_task[0]
+    if name in spaces.SPACES and name not in for_task:
+        raise UserError(
+            f"--space {name} is for the task {spaces.SPACES[name].task}, not for {task}: leave --task out, or choose "
+            f"{', '.join(for_task)}"
+        )
+    return name
+
+
 def _space_of(words: Sequence[str]) -> Space:
     """Return the search space that the command line names."""
-    name = _peeked(words, "--space") or "darts"
+    name = _space_named(words)
     parameters: dict[str, int] = {}
     for parameter in spaces.registry.space_class(name).parameters:
         value = _peeked(words, f"--{parameter.replace('_', '-')}")
@@ -123,7 +146,16 @@ def _space_of(words: Sequence[str]) -> Space:
 
 def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
     parser.add_argument(
-        "--space", choices=list(spaces.SPACES), default="darts", help="the search space (darts)"
+        "--space",
+        choices=list(spaces.SPACES),
+        default=space.name,
+        help=f"the search space, which brings its task (default {DEFAULT_SPACE})",
+    )
+    parser.add_argument(
+        "--task",
+        choices=list(TASKS),
+        default=argparse.SUPPRESS,
+        help="the task, with its first search space where none is named",
     )
     for parameter in space.parameters:
         parser.add_argument(
@@ -189,25 +221,49 @@ def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    names = ", ".join(spaces.published())
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--genotype", metavar="NAME|FILE", help=f"train this from scratch, then test it: {names}"
+        "--genotype",
+        metavar="NAME|FILE",
+        help=f"train this from scratch, then test it: {_published_names()}",
     )
     which.add_argument(
         "--network",
         metavar="FILE",
         help="test this network.pt; with --epochs train it further first",
     )
+    _add_space_of_genotype(parser)
     _add_out(parser, "evaluate")
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
-    space = _space_of(())
+    space = _space_of(words)
     if "--help" not in words and "-h" not in words:
         if genotype is not None:
-            space = Genotype.load(genotype).space
+            space = _genotype_named(genotype, _peeked(words, "--space")).space
         elif network is not None:
             space = load_network(network).space
     _add_schema(parser, evaluation_schema(space))
+
+
+def _published_names() -> str:
+    """Return the names of published architectures, space by space, in words."""
+    found = []
+    for name, space in spaces.SPACES.items():
+        if names := ", ".join(space().published):
+            found.append(names if name == DEFAULT_SPACE else f"with --space {name} {names}")
+    return "; ".join(found)
+
+
+def _add_space_of_genotype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--space",
+        choices=list(spaces.SPACES),
+        help="the space whose published architecture a name means (default: the first that has it)",
+    )
+
+
+def _genotype_named(name: str, space: str | None) -> Genotype:
+    """Return a published architecture, of a space if that is named, or one in a file."""
+    return Genotype.load(name, space if space is None else spaces.get(space))
 
 
 def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -234,9 +290,9 @@ def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    names = ", ".join(spaces.published())
-    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{names}, or a file")
+    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{_published_names()}, or a file")
     which.add_argument("--network", metavar="FILE", help="a network.pt")
+    _add_space_of_genotype(parser)
     parser.add_argument(
         "--out",
         metavar="DIR|FILE",
@@ -276,7 +332,8 @@ def _show(result: RunResult, out: TextIO) -> None:
         return
     results = result.results
     print(f"genotype: {result.genotype}", file=out)
-    measure = task_of(result.genotype.space).measure
+    task = task_of(result.genotype.space)
+    measure = task.measure
     name = f"test_{measure.name}"
     own = results.get("search") or {}
     main = results.get("found") or results.get("evaluate") or own
@@ -293,10 +350,10 @@ def _show(result: RunResult, out: TextIO) -> None:
         )
     if name in own and main is not own:
         print(
-            f"test {measure.name} of the search's own network: {measure.show(own[name])}", file=out
+            f"test {measure.name} of the search's own network: {task.describe_test(own)}", file=out
         )
     if name in main:
-        line = f"test {measure.name}: {measure.show(main[name])}"
+        line = f"test {measure.name}: {task.describe_test(main)}"
         others = [measure.scale * r[name] for n, r in results.items() if n.startswith("random-")]
         unit = f" {measure.unit}" if measure.unit else ""
         if len(others) == 1:
@@ -349,6 +406,7 @@ def _run(arguments: dict[str, Any]) -> None:
     if command == "evaluate":
         result = _evaluate(common, arguments)
     else:
+        arguments.pop("task", None)
         space = spaces.get(
             arguments.pop("space"),
             **{
@@ -368,8 +426,9 @@ def _run(arguments: dict[str, Any]) -> None:
 
 def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
     genotype, network = arguments.pop("genotype"), arguments.pop("network")
+    space = arguments.pop("space")
     if network is None:
-        return evaluate(Genotype.load(genotype), **common, **arguments)
+        return evaluate(_genotype_named(genotype, space), **common, **arguments)
     task = task_of(load_network(network).space)
     for name, value in task.options_of_saved(saved_data(network), arguments).items():
         arguments.setdefault(name, value)
@@ -414,13 +473,13 @@ def _only_test(network: str, given: dict[str, Any], progress: Progress) -> None:
     task = task_of(load_network(network).space)
     measure = task.measure
     print(f"parameters: {tested['parameters']:,}; multiply-adds: {tested['multiply_adds']:,}")
-    value = measure.show(tested[f"test_{measure.name}"])
+    value = task.describe_test(tested)
     print(f"test {measure.name}: {value} of {tested[task.unit]} {task.unit}")
 
 
 def _genotype_of(arguments: dict[str, Any]) -> Genotype:
     if arguments["genotype"] is not None:
-        return Genotype.load(arguments["genotype"])
+        return _genotype_named(arguments["genotype"], arguments["space"])
     return Genotype.of(load_network(arguments["network"]))
 
 

@@ -24,9 +24,9 @@ from ..spaces.base import Place, Space
 from .operations import (
     BYPASS,
     OPERATIONS,
-    BatchNorm,
     ClosingNorm,
     Factor,
+    Norm,
     layout,
     scaled,
     shuffled,
@@ -197,7 +197,7 @@ class CellNetwork(nn.Module, ABC):
     concat : mapping of kind to states
         The states that make up the output of each kind of cell.
     options
-        What else shapes the network; a frozen dataclass with `closing_norm` and `partial`.
+        What else shapes the network; a frozen dataclass with `closing_norm`.
 
     Attributes
     ----------
@@ -223,10 +223,11 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
-        if (options.partial > 1) != (BYPASS in space.primitives):
+        partial = getattr(options, "partial", 1)  # of networks of channels
+        if (partial > 1) != (BYPASS in space.primitives):
             raise UserError(
                 f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
-                f"{options.partial} and the primitives {', '.join(space.primitives)}"
+                f"{partial} and the primitives {', '.join(space.primitives)}"
             )
         self.space = space
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
@@ -349,8 +350,8 @@ def check_partial(partial: int, channels: int) -> None:
 
 
 def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:
-    """Make the batch norms' affine parts in `modules` trainable, or fix them where they are."""
+    """Make the norms' affine parts in `modules` trainable, or fix them where they are."""
     roots = [modules] if isinstance(modules, nn.Module) else modules
     for module in itertools.chain.from_iterable(root.modules() for root in roots):
-        if isinstance(module, BatchNorm):
+        if isinstance(module, Norm):
             module.requires_grad_(trainable)

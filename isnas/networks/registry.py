@@ -13,6 +13,7 @@ from ..spaces.genotype import Genotype
 from .core import CellNetwork
 from .darts import Network, NetworkOptions
 from .nasbench201 import NASBench201Network, NASBench201Options
+from .recurrent import RecurrentNetwork, RecurrentOptions
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ FAMILIES: dict[str, Family] = {
     "darts": Family(Network, NetworkOptions, {"channels": 8, "cells": 4}, CLOSED),
     "nasbench201": Family(
         NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
+    ),
+    "recurrent": Family(
+        RecurrentNetwork,
+        RecurrentOptions,
+        {
+            "width": 96,
+            "dropout": 0.2,
+            "dropout_words": 0.0,
+            "dropout_embedding": 0.1,
+            "dropout_input": 0.2,
+            "dropout_hidden": 0.1,
+        },
+        {"search": {"closing_norm": "all"}, "fold": {"closing_norm": "all"}},
     ),
 }
 """All families by the names that spaces give."""

@@ -62,6 +62,8 @@ class Search(Stage):
         Of the method's own constants.
     defaults : dict
         Defaults of options, by flat name, where they are not the classes'.
+    defaults_in : dict of str to dict
+        The same, by the name of the space that they are for.
     presets : dict of str to dict of str to dict
         Constants by preset and by the name of the space that they are for.
     budgeted : tuple of str
@@ -78,6 +80,7 @@ class Search(Stage):
 
     method_options: ClassVar[type[BaseOptions]]
     defaults: ClassVar[dict[str, Any]] = {}
+    defaults_in: ClassVar[dict[str, dict[str, Any]]] = {}
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
     budgeted: ClassVar[tuple[str, ...]] = ("epochs",)
     least_epochs: ClassVar[int] = 1
@@ -258,7 +261,7 @@ class SupernetSearch(Search):
         self, batch: Any, coefficients: Mapping[str, Coefficients]
     ) -> dict[str, Tensor]:
         """Take a step of the weights with these coefficients and return its metrics."""
-        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
+        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch, batch)
         loss, metrics = self.weights.loss(batch, coefficients)
         loss.backward()
         self.weights.update()

@@ -186,7 +186,7 @@ class DartsSearch(SupernetSearch):
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
         # of the step that is unrolled, too
-        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
+        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch, train)
         metrics = {}
         if self.epoch >= self.options.method.warm_up:
             with kept_statistics(self.network):

@@ -229,7 +229,7 @@ class OneStageTraining(SupernetSearch):
         done = None
         if self.searched is not None:
             done = (self.epoch - self.searched) / self.options.optimizer.epochs
-        self.weights.set_learning_rate(done or 0.0, self.epoch)
+        self.weights.set_learning_rate(done or 0.0, self.epoch, batch)
         coefficients = self.code.coefficients()
         names = ("drop path", "one-stage", self.epoch, self.step)
         random = generator(self.seed, *names, device=self.device)

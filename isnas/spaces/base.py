@@ -236,6 +236,11 @@ class Space:
         """Return the name of a state in pictures; in mathematical text between dollars."""
         return str(state - self.inputs) if state >= self.inputs else f"in {state}"
 
+    @property
+    def output_label(self) -> str:
+        """The name of a cell's output in pictures, likewise."""
+        return "out"
+
     # Genotypes
 
     @property

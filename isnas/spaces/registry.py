@@ -11,8 +11,11 @@ from .base import Space
 from .darts import DartsSpace
 from .genotype import Genotype
 from .nasbench201 import NASBench201Space
+from .recurrent import RecurrentSpace
 
-SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
+SPACES: dict[str, type[Space]] = {
+    space.name: space for space in (DartsSpace, NASBench201Space, RecurrentSpace)
+}
 """All spaces by name."""
 
 
