@@ -32,8 +32,9 @@ def measurement_matrix(
         high probability such a matrix has the restricted isometry property (Candes and Tao,
         "Decoding by linear programming", 2005). "normalised": the same, and then columns of unit
         norm: for m of at least 2 each is a corner of the convex hull of all of them and their
-        negatives, so that the l1 solution for A z = a_i is the single place i. "uniform": independent entries on [0, 1), as
-        in the code published with ISTA-NAS; their mean makes the columns nearly parallel.
+        negatives, so that the l1 solution for A z = a_i is the single place i. "uniform":
+        independent entries on [0, 1), as in the code published with ISTA-NAS; their mean makes the
+        columns nearly parallel.
         "orthogonal": for m <= n orthonormal rows times sqrt(n/m), whose squared column norms have
         mean 1; for m > n orthonormal columns; the row or column space is uniformly distributed.
         "balanced": orthonormal rows, a random m-dimensional part of the space of vectors that sum

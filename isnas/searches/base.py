@@ -24,6 +24,9 @@ from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 
+RECURRENT = {"epochs": 4, "evaluation_epochs": 3, "random_architectures": 2}
+"""Defaults of searches of recurrent cells: on the embedded text all of it takes some minutes of two cores."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -166,6 +169,7 @@ class SupernetSearch(Search):
     """
 
     defaults: ClassVar[dict[str, Any]] = {"min_learning_rate": 0.001}
+    defaults_in: ClassVar[dict[str, dict[str, Any]]] = {"recurrent": RECURRENT}
     role: ClassVar[str] = "search"
     """What the super-net is for: a role that its family of networks knows."""
 

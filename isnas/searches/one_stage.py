@@ -23,7 +23,7 @@ from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 from .base import Setting, SupernetSearch
-from .two_stage import changed_nodes, code_optimizer
+from .two_stage import RECURRENT_CODE, changed_nodes, code_optimizer
 
 DRAWS = 10_000
 """Codes that are drawn at most to find a first architecture within the size limit."""
@@ -87,6 +87,7 @@ class OneStageTraining(SupernetSearch):
         "evaluation_epochs": 0,
         "random_architectures": 0,
     }
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT_CODE, "search_epochs": 6, "epochs": 6}}
     presets: ClassVar = {
         "paper": {
             "darts": {

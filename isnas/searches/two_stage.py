@@ -38,7 +38,14 @@ from ..runtime.randomness import generator
 from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import Setting, SupernetSearch
+from .base import RECURRENT, Setting, SupernetSearch
+
+RECURRENT_CODE = {"matrix": "normalised", "init_scale": 1.0}
+"""Defaults of sparse codes of recurrent cells.
+
+A node keeps one place. With columns of unit norm the l1 solution can find every one; and as no norm stands behind a
+node, its output is as large as the coefficient, which must not begin at a thousandth.
+"""
 
 MEMORY = 300
 """Scores over which their root mean square is taken."""
@@ -107,6 +114,7 @@ class TwoStageSearch(SupernetSearch):
 
     title = "two-stage search"
     method_options = TwoStageOptions
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT, **RECURRENT_CODE}}
     presets: ClassVar = {
         "paper": {
             "darts": {
