@@ -28,6 +28,24 @@ RECURRENT = {"epochs": 4, "evaluation_epochs": 3, "random_architectures": 2}
 """Defaults of searches of recurrent cells: on the embedded text all of it takes some minutes of two cores."""
 
 
+RECURRENT_PAPER = {
+    "width": 300,
+    "dropout": 0.75,
+    "dropout_words": 0.0,
+    "dropout_embedding": 0.2,
+    "dropout_input": 0.75,
+    "dropout_hidden": 0.25,
+    "batch_size": 256,
+    "epochs": 50,
+    "learning_rate": 20.0,
+    "min_learning_rate": 20.0,
+    "evaluation_preset": "paper",
+    "evaluation_epochs": 8000,
+    "random_architectures": 0,
+}
+"""DARTS's search of recurrent cells on Penn Treebank (ICLR 2019, appendix A.1.2)."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a search is given.

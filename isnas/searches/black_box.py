@@ -27,7 +27,7 @@ from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import Search, Setting, check_s
+from .base import RECURRENT, Search, Setting, check_s
 
 CHILDREN = {
     **EVALUATION_PRESETS["paper"]["darts"],
@@ -383,6 +383,9 @@ class BlackBoxSearch(Search):
     """
 
     defaults: ClassVar[dict[str, Any]] = {"epochs": 3}
+    defaults_in: ClassVar = {
+        "recurrent": {**RECURRENT, "epochs": 1, "architectures": 8},
+    }
     budgeted = ("epochs", "architectures")
     anytime = True
     trains_children = True

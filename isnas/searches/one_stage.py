@@ -97,7 +97,13 @@ class OneStageTraining(SupernetSearch):
                 "min_learning_rate": 0.001,
                 "search_epochs": 600,
                 "size_limit": 3_700_000,
-            }
+            },
+            # nobody's: DARTS's final training, with a search of as many epochs as DARTS's before it
+            "recurrent": {
+                **EVALUATION_PRESETS["paper"]["recurrent"],
+                "code_learning_rate": 3e-3,
+                "search_epochs": 50,
+            },
         },
         # how long the search may take is ours: how long the published one took is not known
         "imagenet": {

@@ -38,7 +38,7 @@ from ..runtime.randomness import generator
 from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import RECURRENT, Setting, SupernetSearch
+from .base import RECURRENT, RECURRENT_PAPER, Setting, SupernetSearch
 
 RECURRENT_CODE = {"matrix": "normalised", "init_scale": 1.0}
 """Defaults of sparse codes of recurrent cells.
@@ -129,7 +129,9 @@ class TwoStageSearch(SupernetSearch):
                 "evaluation_preset": "paper",
                 "evaluation_epochs": 600,
                 "random_architectures": 0,
-            }
+            },
+            # nobody's: DARTS's search with our code
+            "recurrent": {**RECURRENT_PAPER, "code_learning_rate": 3e-3},
         },
         "smoothed": {
             "": {
