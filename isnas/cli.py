@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from . import __version__, spaces
-from .commands import RunResult, evaluate, resume, search, test_saved, train_further
+from .commands import RunResult, evaluate, resume, sample, search, test_saved, train_further
 from .commands.search import ONE_STAGE, TWO_STAGE
 from .comparison.compare import compare, comparison_schema
 from .runs.directory import LOCK, default_directory
@@ -37,6 +37,7 @@ COMMANDS = {
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
     "resume": "Go on with a run that was broken off.",
+    "sample": "Write text with a trained language model.",
 }
 
 
@@ -315,6 +316,24 @@ def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the results only")
 
 
+def _add_sample(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's directory, or a network.pt")
+    parser.add_argument(
+        "--length", type=int, default=100, metavar="N", help="words or characters (default 100)"
+    )
+    parser.add_argument(
+        "--start", default="", metavar="TEXT", help="what the text begins with (default: a line)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1 likely words become likelier; 0: always the most likely (default 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
+
+
 _ADD = {
     "search": _add_search,
     "train": _add_train,
@@ -323,6 +342,7 @@ _ADD = {
     "draw": _add_draw,
     "report": _add_report,
     "resume": _add_resume,
+    "sample": _add_sample,
 }
 
 
@@ -385,6 +405,9 @@ def _run(arguments: dict[str, Any]) -> None:
             raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
         draw_cells(genotype, out)
         print(f"written to {out}")
+        return
+    if command == "sample":
+        print(sample(arguments.pop("run"), **arguments))
         return
     if command == "report":
         # the figures stand above the library, as this command does

@@ -410,6 +410,25 @@ class Task(ABC):
         """Return the measure's value in a test as people read it."""
         return self.measure.show(found[f"test_{self.measure.name}"])
 
+    def sample(
+        self,
+        network: CellNetwork,
+        saved: dict[str, Any],
+        *,
+        length: int,
+        start: str = "",
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """Return a text that a network has written, see `isnas.commands.sample`; `saved` is what `describe` returned.
+
+        Raises
+        ------
+        UserError
+            When networks of this task write none.
+        """
+        raise UserError(f"networks of the task {self.name} write no text")
+
     def describe_metrics(self, metrics: Mapping[str, Any]) -> str:
         """Return an epoch's means of the training's and the validation's metrics as a line for people."""
         parts = []

@@ -15,9 +15,10 @@ from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..runtime.processes import summed
+from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
 from .language import AveragedSGD, BestByValidation, Piece, Pieces, Text, load_text
-from .language.sources import EMBEDDED, python_version
+from .language.sources import EMBEDDED, END, UNKNOWN, python_version, words_of
 
 REWARD = 80.0
 """A controller's reward is 80 / perplexity (ENAS, Pham et al., ICML 2018)."""
@@ -391,6 +392,49 @@ class LanguageTask(Task):
 
     def reward(self, value: float) -> float:
         return REWARD / value
+
+    @torch.no_grad()
+    def sample(
+        self,
+        network: CellNetwork,
+        saved: dict[str, Any],
+        *,
+        length: int,
+        start: str = "",
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        vocabulary = saved.get("vocabulary", ())
+        if len(vocabulary) != network.options.vocabulary:
+            raise UserError("the words of the network are not saved beside it")
+        number = {token: i for i, token in enumerate(vocabulary)}
+        by_words = saved["level"] == "word"
+        given = list(words_of(start) if by_words else start)
+        for token in given:
+            if token not in number:
+                raise UserError(f"start: the network does not know the {saved['level']} {token!r}")
+        # a text without a beginning begins a line
+        before = given or [END if by_words else "\n"]
+        x = torch.tensor([[number.get(token, 0)] for token in before])
+        random = generator(seed, "sample")
+        hidden = None
+        written = given
+        network.eval()
+        for _ in range(length):
+            logits, hidden = network(x, hidden=hidden)[:2]
+            scores = logits[-1, 0].double()
+            scores[number[UNKNOWN]] = -math.inf
+            if temperature == 0:
+                drawn = int(scores.argmax())
+            else:
+                weights = (scores / temperature).softmax(0)
+                drawn = int(torch.multinomial(weights, 1, generator=random))
+            written.append(vocabulary[drawn])
+            x = torch.tensor([[drawn]])
+        if not by_words:
+            return "".join(written)
+        lines = " ".join("\n" if token == END else token for token in written).split("\n")
+        return "\n".join(line.strip() for line in lines)
 
     @torch.no_grad()
     def _mean_loss(

@@ -141,6 +141,11 @@ def python_version() -> str:
     return platform.python_version()
 
 
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words and signs of a text that has not been prepared, line by line, with the ends of lines between."""
+    return tuple(_tokens(text, "word", prepared=False))[:-1]
+
+
 def _tokens(text: str, level: Level, prepared: bool) -> Iterable[str]:
     if level == "character":
         yield from text
