@@ -145,6 +145,23 @@ def _space_of(words: Sequence[str]) -> Space:
     return spaces.get(name, **parameters)
 
 
+def _add_genotype(
+    parser: argparse.ArgumentParser, which: argparse._MutuallyExclusiveGroup, text: str
+) -> None:
+    """Add what names an architecture."""
+    names = ", ".join(spaces.published())
+    which.add_argument("--genotype", metavar="NAME|FILE|TEXT", help=f"{text}: {names}")
+    parser.add_argument(
+        "--space",
+        choices=list(spaces.SPACES),
+        help="the genotype's space (by default the first that has such a name or text)",
+    )
+
+
+def _genotype(name: str, space: str | None) -> Genotype:
+    return Genotype.load(name, None if space is None else spaces.get(space))
+
+
 def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
     parser.add_argument(
         "--space",
@@ -223,48 +240,23 @@ def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--genotype",
-        metavar="NAME|FILE",
-        help=f"train this from scratch, then test it: {_published_names()}",
-    )
+    _add_genotype(parser, which, "train this from scratch, then test it")
     which.add_argument(
         "--network",
         metavar="FILE",
         help="test this network.pt; with --epochs train it further first",
     )
-    _add_space_of_genotype(parser)
     _add_out(parser, "evaluate")
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
-    space = _space_of(words)
+    space = _space_of(())
     if "--help" not in words and "-h" not in words:
+        named = _peeked(words, "--space")
         if genotype is not None:
-            space = _genotype_named(genotype, _peeked(words, "--space")).space
+            # argparse says what is wrong with other names of spaces
+            space = _genotype(genotype, named if named in spaces.SPACES else None).space
         elif network is not None:
             space = load_network(network).space
     _add_schema(parser, evaluation_schema(space))
-
-
-def _published_names() -> str:
-    """Return the names of published architectures, space by space, in words."""
-    found = []
-    for name, space in spaces.SPACES.items():
-        if names := ", ".join(space().published):
-            found.append(names if name == DEFAULT_SPACE else f"with --space {name} {names}")
-    return "; ".join(found)
-
-
-def _add_space_of_genotype(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--space",
-        choices=list(spaces.SPACES),
-        help="the space whose published architecture a name means (default: the first that has it)",
-    )
-
-
-def _genotype_named(name: str, space: str | None) -> Genotype:
-    """Return a published architecture, of a space if that is named, or one in a file."""
-    return Genotype.load(name, space if space is None else spaces.get(space))
 
 
 def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -291,9 +283,8 @@ def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--genotype", metavar="NAME|FILE", help=f"{_published_names()}, or a file")
+    _add_genotype(parser, which, "draw this")
     which.add_argument("--network", metavar="FILE", help="a network.pt")
-    _add_space_of_genotype(parser)
     parser.add_argument(
         "--out",
         metavar="DIR|FILE",
@@ -451,7 +442,9 @@ def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | 
     genotype, network = arguments.pop("genotype"), arguments.pop("network")
     space = arguments.pop("space")
     if network is None:
-        return evaluate(_genotype_named(genotype, space), **common, **arguments)
+        return evaluate(_genotype(genotype, space), **common, **arguments)
+    if space is not None:
+        raise UserError("--space is a genotype's: a network knows its own")
     task = task_of(load_network(network).space)
     for name, value in task.options_of_saved(saved_data(network), arguments).items():
         arguments.setdefault(name, value)
@@ -502,7 +495,9 @@ def _only_test(network: str, given: dict[str, Any], progress: Progress) -> None:
 
 def _genotype_of(arguments: dict[str, Any]) -> Genotype:
     if arguments["genotype"] is not None:
-        return _genotype_named(arguments["genotype"], arguments["space"])
+        return _genotype(arguments["genotype"], arguments["space"])
+    if arguments["space"] is not None:
+        raise UserError("--space is a genotype's: a network knows its own")
     return Genotype.of(load_network(arguments["network"]))
 
 

@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..runtime.errors import UserError
+from ..spaces.base import Space
+from ..spaces.darts import DARTS_SPACE
 from ..spaces.genotype import CellGenotype, Edge, Genotype
 from .layout import PORT, CellCoefficients, Diagram, Flow, Link, Thing
 from .painting import FONT, INK, TITLE_FONT, figure_format, paint, save_figure, size
@@ -38,6 +40,7 @@ def draw_cell(
     cell: CellGenotype,
     ax: Axes,
     *,
+    space: Space = DARTS_SPACE,
     title: str = "",
     coefficients: CellCoefficients | None = None,
     flow: Flow | None = None,
@@ -53,6 +56,8 @@ def draw_cell(
         The cell.
     ax : matplotlib.axes.Axes
         Where to draw; its frame and limits are replaced.
+    space : Space
+        Whose cell it is: it names the states.
     title : str
         Title above the axis.
     coefficients : mapping of (node, Edge) to float, optional
@@ -68,7 +73,7 @@ def draw_cell(
     box = ax.get_window_extent()
     width, height = (extent * 72 / ax.figure.dpi for extent in (box.width, box.height))
     flows: tuple[Flow, ...] = (flow,) if flow else ("right", "down")
-    diagrams = [_diagram(cell, each) for each in flows]
+    diagrams = [_diagram(cell, each, space) for each in flows]
     shrinks = [min(1.0, width / d.width, height / d.height) for d in diagrams]
     # to the right unless that costs legibility
     diagram = diagrams[0] if shrinks[0] >= max(shrinks) - 1e-3 else diagrams[-1]
@@ -112,7 +117,7 @@ def draw_cells(
     """
     if path is not None:
         figure_format(path)
-    cells = [(kind, _diagram(cell, "right")) for kind, cell in genotype.cells]
+    cells = [(kind, _diagram(cell, "right", genotype.space)) for kind, cell in genotype.cells]
     if width is None:
         column = all(d.easy_size[0] <= 72 * COLUMN_WIDTH - 2 * _MARGIN for _, d in cells)
         width = COLUMN_WIDTH if column else PAGE_WIDTH
@@ -168,7 +173,7 @@ def _rows(
     cells = []
     for kind, diagram in right:
         if diagram.width > room:
-            down = _diagram(genotype[kind], "down")
+            down = _diagram(genotype[kind], "down", genotype.space)
             diagram = min(diagram, down, key=lambda each: each.width)
         cells.append((kind, diagram))
     if sum(d.easy_size[0] for _, d in cells) + _BETWEEN_CELLS * (len(cells) - 1) <= room:
@@ -176,9 +181,9 @@ def _rows(
     return [[each] for each in cells]
 
 
-def _diagram(cell: CellGenotype, flow: Flow) -> Diagram:
+def _diagram(cell: CellGenotype, flow: Flow, space: Space) -> Diagram:
     """Lay out a cell."""
-    layers, links = _things(cell)
+    layers, links = _things(cell, space)
     for layer in layers:
         sizes = [size(thing, flow) for thing in layer if thing.role != "lane"]
         along = max((size[0] for size in sizes), default=0.0)
@@ -191,7 +196,7 @@ def _diagram(cell: CellGenotype, flow: Flow) -> Diagram:
     return Diagram.of(layers, links, flow)
 
 
-def _things(cell: CellGenotype) -> tuple[list[list[Thing]], list[Link]]:
+def _things(cell: CellGenotype, space: Space) -> tuple[list[list[Thing]], list[Link]]:
     """Return the boxes and passing lines of a cell layer by layer, and the lines between layers."""
     depth = _depths(cell)
     last = 2 * max(depth) + 1
@@ -213,12 +218,12 @@ def _things(cell: CellGenotype) -> tuple[list[list[Thing]], list[Link]]:
         end.before.append(link)
         links.append(link)
 
-    states = [
-        add(Thing("input", 0, _state_label(cell.inputs - index))) for index in range(cell.inputs)
-    ]
+    states = [add(Thing("input", 0, space.state_label(index))) for index in range(cell.inputs)]
     for node, edges in enumerate(cell.nodes):
-        states.append(add(Thing("node", 2 * depth[cell.inputs + node], str(node), pale=not edges)))
-    output = add(Thing("output", last, _state_label(0)))
+        state = cell.inputs + node
+        label = space.state_label(state)
+        states.append(add(Thing("node", 2 * depth[state], label, pale=not edges)))
+    output = add(Thing("output", last, space.output_label))
 
     readers: dict[int, list[Thing]] = defaultdict(list)
     for node, edges in enumerate(cell.nodes):
@@ -266,11 +271,6 @@ def _depths(cell: CellGenotype) -> list[int]:
             )
             depth[state] = min(reading, default=max(depth))
     return depth
-
-
-def _state_label(back: int) -> str:
-    """Return the literature's name of the output of the cell `back` before the next."""
-    return f"$c_{{k-{back}}}$" if back else "$c_{k}$"
 
 
 def _largest(coefficients: Iterable[CellCoefficients | None]) -> float:

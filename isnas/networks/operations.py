@@ -79,6 +79,11 @@ class BatchNorm(nn.BatchNorm2d):
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the last dimension that can be run with another affine part than its own."""
 
+    @property
+    def num_features(self) -> int:
+        """Its size, by the name that it has in `BatchNorm`."""
+        return self.normalized_shape[0]
+
     def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
         """Return layer_norm(x), with its own affine part by default."""
         weight, bias = (self.weight, self.bias) if affine is None else affine

@@ -63,7 +63,7 @@ FAMILIES: dict[str, Family] = {
         RecurrentNetwork,
         RecurrentOptions,
         {
-            "width": 96,
+            "width": 64,
             "dropout": 0.2,
             "dropout_words": 0.0,
             "dropout_embedding": 0.1,

@@ -40,11 +40,12 @@ from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import RECURRENT, RECURRENT_PAPER, Setting, SupernetSearch
 
-RECURRENT_CODE = {"matrix": "normalised", "init_scale": 1.0}
+RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
 """Defaults of sparse codes of recurrent cells.
 
 A node keeps one place. With columns of unit norm the l1 solution can find every one; and as no norm stands behind a
-node, its output is as large as the coefficient, which must not begin at a thousandth.
+node, its output is as large as the coefficient, which must not begin at a thousandth, nor so large that the steps of
+the published rate are too long.
 """
 
 MEMORY = 300

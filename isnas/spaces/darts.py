@@ -38,6 +38,10 @@ class DartsSpace(Space):
         return f"$c_{{k-{back}}}$" if back > 0 else str(-back)
 
     @property
+    def output_label(self) -> str:
+        return "$c_{k}$"
+
+    @property
     def published(self) -> Mapping[str, Genotype]:
         return GENOTYPES if self == DARTS_SPACE else {}
 
