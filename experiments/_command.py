@@ -19,7 +19,7 @@ from isnas.runtime.errors import UserError
 from isnas.runtime.options import Composition
 from isnas.runtime.progress import Progress
 
-from ._images import Subset, prepare_images
+from ._images import Subset
 
 # what a trial sets, or where things are
 _INCIDENTAL = ("seed", "seeds", "device", "data", "data_root", "download")
@@ -43,15 +43,27 @@ class Parser(argparse.ArgumentParser):
     text : str
         Its question.
     scales : collection of str
+    data : str
+        What its data can be, in words.
+    images : bool
+        Whether they are images.
     """
 
-    def __init__(self, name: str, text: str, scales: Collection[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        scales: Collection[str],
+        data: str = "digits, cifar10 or a folder of images",
+        images: bool = True,
+    ) -> None:
         super().__init__(prog=f"python -m {name}", description=text, allow_abbrev=False)
         self.add_argument("--scale", choices=list(scales), required=True)
-        self.add_argument("--data", metavar="NAME", help="digits, cifar10 or a folder of images")
-        self.add_argument(
-            "--data-root", metavar="DIR", default="data", help="where cifar10 is (default data)"
-        )
+        self.add_argument("--data", metavar="NAME", help=data)
+        if images:
+            self.add_argument(
+                "--data-root", metavar="DIR", default="data", help="where cifar10 is (default data)"
+            )
         self.add_argument("--seeds", metavar="N", type=positive, help="seeds of each trial")
         self.add_argument(
             "--jobs", metavar="N", type=positive, default=1, help="trials at a time (default 1)"
@@ -67,11 +79,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-class Size(Protocol):
-    """The size of an experiment: a frozen dataclass with these fields and its own."""
+class Source(Protocol):
+    """Which data an experiment uses: a frozen dataclass with this field and its own."""
 
-    images: Subset
+    data: str
+    """The default of ``--data``."""
+
+    def prepare(self, out: Path, data: str, root: str) -> str:
+        """Return what a run is to use as its ``data``; it may be written to a folder in `out`."""
+
+
+class Size(Protocol):
+    """The size of an experiment: a frozen dataclass with this field and its own."""
+
     seeds: int
+    """The default of ``--seeds``."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +147,10 @@ class Launch:
     progress: Progress | None = None
 
     @contextmanager
-    def opened(self, name: str, key: tuple[str, ...], size: Size) -> Iterator[Experiment]:
-        """Open the directory of an experiment, and prepare its images there.
+    def opened(
+        self, name: str, key: tuple[str, ...], size: Size, source: Source | None = None
+    ) -> Iterator[Experiment]:
+        """Open the directory of an experiment, and prepare its data there.
 
         Parameters
         ----------
@@ -136,13 +160,16 @@ class Launch:
             What tells its trials apart.
         size : Size
             That of the scale.
+        source : Source, optional
+            By default the scale's images.
         """
-        data = self.data or size.images.data
+        source = size.images if source is None else source
+        data = self.data or source.data
         settings = {"scale": self.scale, "data": Path(data).name, **settings_of(size)}
         record = launch_record(name, self.arguments)
         with Rows(self.out, key, settings, record, defaults_of(size)) as rows:
-            images = prepare_images(self.out, size.images, data, self.data_root)
-            yield Experiment(self, rows, images, range(self.seeds or size.seeds))
+            place = source.prepare(self.out, data, self.data_root)
+            yield Experiment(self, rows, place, range(self.seeds or size.seeds))
 
 
 @dataclass(frozen=True)
@@ -171,7 +198,9 @@ class Experiment:
     def options(self, base: Composition, seed: int, **changes: Any) -> Composition:
         """Return the options of a run: these, with the seed, the experiment's images and device, and changes."""
         launch = self.launch
-        place = {"data": self.images, "data_root": launch.data_root, "device": launch.device}
+        place = {"data": self.images, "device": launch.device}
+        if "data_root" in base.schema.fields:
+            place["data_root"] = launch.data_root
         return base.replace(**place, seed=seed, **changes)
 
     def run(

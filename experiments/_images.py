@@ -35,6 +35,10 @@ class Subset:
     test: int | None = None
     size: int | None = None
 
+    def prepare(self, out: Path, data: str, root: str) -> str:
+        """Return what a run is to use as its ``data``, see `prepare_images`."""
+        return prepare_images(out, self, data, root)
+
 
 def prepare_images(out: Path, subset: Subset, data: str, root: str) -> str:
     """Return what a run is to use as its ``data``: `data` itself or, where `subset` asks for less, a folder in `out`.

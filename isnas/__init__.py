@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from .codes.sparse import SparseCode, SparseCodeOptions
-from .commands import RunResult, evaluate, resume, search, train
+from .commands import RunResult, evaluate, resume, sample, search, train
 from .comparison.compare import Comparison, compare
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
@@ -69,6 +69,7 @@ __all__ = [
     "load_dataset",
     "load_network",
     "resume",
+    "sample",
     "save_network",
     "search",
     "search_options",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from . import __version__, spaces
-from .commands import RunResult, evaluate, resume, search, test_saved, train_further
+from .commands import RunResult, evaluate, resume, sample, search, test_saved, train_further
 from .commands.search import ONE_STAGE, TWO_STAGE
 from .comparison.compare import compare, comparison_schema
 from .runs.directory import LOCK, default_directory
@@ -27,7 +27,7 @@ from .runtime.progress import Progress
 from .searches.registry import METHODS, method_named
 from .spaces.base import Space
 from .spaces.genotype import Genotype
-from .tasks.registry import task_of
+from .tasks.registry import TASKS, task_of
 
 COMMANDS = {
     "search": "Search an architecture by any method and train what was found.",
@@ -37,7 +37,11 @@ COMMANDS = {
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
     "resume": "Go on with a run that was broken off.",
+    "sample": "Write text with a trained language model.",
 }
+
+
+DEFAULT_SPACE = "darts"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,9 +114,29 @@ def _peeked(words: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def _space_named(words: Sequence[str]) -> str:
+    """Return the name of the search space on the command line: by default the first one that is for the task."""
+    name, task = _peeked(words, "--space"), _peeked(words, "--task")
+    if task is None:
+        return name or DEFAULT_SPACE
+    if task not in TASKS:
+        raise UserError(
+            f"no task is called {task!r}{suggestion(task, TASKS)}; there are {', '.join(TASKS)}"
+        )
+    for_task = [each for each, space in spaces.SPACES.items() if space.task == task]
+    if name is None:
+        return for_task[0]
+    if name in spaces.SPACES and name not in for_task:
+        raise UserError(
+            f"--space {name} is for the task {spaces.SPACES[name].task}, not for {task}: leave --task out, or choose "
+            f"{', '.join(for_task)}"
+        )
+    return name
+
+
 def _space_of(words: Sequence[str]) -> Space:
     """Return the search space that the command line names."""
-    name = _peeked(words, "--space") or "darts"
+    name = _space_named(words)
     parameters: dict[str, int] = {}
     for parameter in spaces.registry.space_class(name).parameters:
         value = _peeked(words, f"--{parameter.replace('_', '-')}")
@@ -140,7 +164,16 @@ def _genotype(name: str, space: str | None) -> Genotype:
 
 def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
     parser.add_argument(
-        "--space", choices=list(spaces.SPACES), default="darts", help="the search space (darts)"
+        "--space",
+        choices=list(spaces.SPACES),
+        default=space.name,
+        help=f"the search space, which brings its task (default {DEFAULT_SPACE})",
+    )
+    parser.add_argument(
+        "--task",
+        choices=list(TASKS),
+        default=argparse.SUPPRESS,
+        help="the task, with its first search space where none is named",
     )
     for parameter in space.parameters:
         parser.add_argument(
@@ -274,6 +307,24 @@ def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the results only")
 
 
+def _add_sample(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's directory, or a network.pt")
+    parser.add_argument(
+        "--length", type=int, default=100, metavar="N", help="words or characters (default 100)"
+    )
+    parser.add_argument(
+        "--start", default="", metavar="TEXT", help="what the text begins with (default: a line)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1 likely words become likelier; 0: always the most likely (default 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
+
+
 _ADD = {
     "search": _add_search,
     "train": _add_train,
@@ -282,6 +333,7 @@ _ADD = {
     "draw": _add_draw,
     "report": _add_report,
     "resume": _add_resume,
+    "sample": _add_sample,
 }
 
 
@@ -291,7 +343,8 @@ def _show(result: RunResult, out: TextIO) -> None:
         return
     results = result.results
     print(f"genotype: {result.genotype}", file=out)
-    measure = task_of(result.genotype.space).measure
+    task = task_of(result.genotype.space)
+    measure = task.measure
     name = f"test_{measure.name}"
     own = results.get("search") or {}
     main = results.get("found") or results.get("evaluate") or own
@@ -308,10 +361,10 @@ def _show(result: RunResult, out: TextIO) -> None:
         )
     if name in own and main is not own:
         print(
-            f"test {measure.name} of the search's own network: {measure.show(own[name])}", file=out
+            f"test {measure.name} of the search's own network: {task.describe_test(own)}", file=out
         )
     if name in main:
-        line = f"test {measure.name}: {measure.show(main[name])}"
+        line = f"test {measure.name}: {task.describe_test(main)}"
         others = [measure.scale * r[name] for n, r in results.items() if n.startswith("random-")]
         unit = f" {measure.unit}" if measure.unit else ""
         if len(others) == 1:
@@ -344,6 +397,9 @@ def _run(arguments: dict[str, Any]) -> None:
         draw_cells(genotype, out)
         print(f"written to {out}")
         return
+    if command == "sample":
+        print(sample(arguments.pop("run"), **arguments))
+        return
     if command == "report":
         # the figures stand above the library, as this command does
         from figures.report import write_report
@@ -364,6 +420,7 @@ def _run(arguments: dict[str, Any]) -> None:
     if command == "evaluate":
         result = _evaluate(common, arguments)
     else:
+        arguments.pop("task", None)
         space = spaces.get(
             arguments.pop("space"),
             **{
@@ -432,7 +489,7 @@ def _only_test(network: str, given: dict[str, Any], progress: Progress) -> None:
     task = task_of(load_network(network).space)
     measure = task.measure
     print(f"parameters: {tested['parameters']:,}; multiply-adds: {tested['multiply_adds']:,}")
-    value = measure.show(tested[f"test_{measure.name}"])
+    value = task.describe_test(tested)
     print(f"test {measure.name}: {value} of {tested[task.unit]} {task.unit}")
 
 

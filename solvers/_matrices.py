@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._convert import Tensors, read_matrices
 
-KINDS = ("gaussian", "uniform", "orthogonal", "balanced")
+KINDS = ("gaussian", "normalised", "uniform", "orthogonal", "balanced")
 
 
 def measurement_matrix(
@@ -27,11 +27,14 @@ def measurement_matrix(
     ----------
     m, n : int
         Rows (measurements) and columns (unknowns), each at least 1.
-    kind : {"gaussian", "uniform", "orthogonal", "balanced"}
+    kind : {"gaussian", "normalised", "uniform", "orthogonal", "balanced"}
         "gaussian": independent N(0, 1/m) entries, whose columns have unit norm on average; with
         high probability such a matrix has the restricted isometry property (Candes and Tao,
-        "Decoding by linear programming", 2005). "uniform": independent entries on [0, 1), as
-        in the code published with ISTA-NAS; their mean makes the columns nearly parallel.
+        "Decoding by linear programming", 2005). "normalised": the same, and then columns of unit
+        norm: for m of at least 2 each is a corner of the convex hull of all of them and their
+        negatives, so that the l1 solution for A z = a_i is the single place i. "uniform":
+        independent entries on [0, 1), as in the code published with ISTA-NAS; their mean makes the
+        columns nearly parallel.
         "orthogonal": for m <= n orthonormal rows times sqrt(n/m), whose squared column norms have
         mean 1; for m > n orthonormal columns; the row or column space is uniformly distributed.
         "balanced": orthonormal rows, a random m-dimensional part of the space of vectors that sum
@@ -65,8 +68,9 @@ def measurement_matrix(
     device = torch.device("cpu") if generator is None else generator.device
     if kind == "uniform":
         return torch.rand(m, n, generator=generator, dtype=dtype, device=device)
-    if kind == "gaussian":
-        return torch.randn(m, n, generator=generator, dtype=dtype, device=device) / math.sqrt(m)
+    if kind in ("gaussian", "normalised"):
+        drawn = torch.randn(m, n, generator=generator, dtype=dtype, device=device)
+        return drawn / (math.sqrt(m) if kind == "gaussian" else drawn.norm(dim=0))
     if kind == "balanced":
         return _balanced(m, n, groups, generator).to(dtype).to(device)
     tall = torch.randn(max(m, n), min(m, n), generator=generator, dtype=dtype, device=device)

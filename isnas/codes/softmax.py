@@ -72,6 +72,11 @@ class SoftmaxCode(nn.Module):
         given = self.found_space.numbers("s", s)
         if given is not None and min(given) < 1:
             raise UserError(f"s must be at least 1, one number or one for each node, got {s!r}")
+        for choice, number_of in zip(self.found_space.choices, given or (), strict=False):
+            if choice.groups is None and choice.least == choice.most != number_of:
+                raise UserError(
+                    f"s must be {choice.most} in the space {space.name}: so many places a node has; got {number_of}"
+                )
         self.s = given or tuple(choice.s for choice in self.found_space.choices)
         number = self.found_space.choices_of_kind()
         # all kinds have the same rows

@@ -48,7 +48,7 @@ from ..spaces.base import Choice, Place, Space, rows_of
 from ..spaces.genotype import Genotype
 
 Rule = Literal["truncate", "signed", "path", "best_subset", "non_negative"]
-Matrix = Literal["gaussian", "uniform", "orthogonal", "balanced"]
+Matrix = Literal["gaussian", "normalised", "uniform", "orthogonal", "balanced"]
 Solver = Literal["homotopy", "fista", "ista", "coordinate_descent"]
 Sparsity = Literal["s", "lam"]
 
@@ -81,7 +81,7 @@ class SparseCodeOptions(BaseOptions):
         LASSO's solution (of a group the strongest), with the rules truncate and signed.
     lam : float
         Weight of the l1 norm in the LASSO.
-    matrix : {"gaussian", "uniform", "orthogonal", "balanced"}
+    matrix : {"gaussian", "normalised", "uniform", "orthogonal", "balanced"}
         Kind of measurement matrix, see `solvers.measurement_matrix`. In a balanced one the operations of an edge
         compete: their columns sum to zero, so that b does not see what they have in common.
     rule : {"truncate", "signed", "path", "best_subset", "non_negative"}

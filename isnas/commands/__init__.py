@@ -1,8 +1,21 @@
-"""What the commands do, as functions: search, train, evaluate, resume. They put stages, tasks and records together."""
+"""What the commands do, as functions: search, train, evaluate, resume, sample.
+
+They put stages, tasks and records together.
+"""
 
 from .evaluate import evaluate, test_saved, train_further
 from .resume import resume
 from .run import RunResult
+from .sample import sample
 from .search import search, train
 
-__all__ = ["RunResult", "evaluate", "resume", "search", "test_saved", "train", "train_further"]
+__all__ = [
+    "RunResult",
+    "evaluate",
+    "resume",
+    "sample",
+    "search",
+    "test_saved",
+    "train",
+    "train_further",
+]

@@ -24,7 +24,8 @@ from ..runs.loop import NoRun, Stage
 from ..runtime.errors import UserError
 from ..runtime.memory import Peak, peak_memory
 
-Unit = Literal["epochs", "seconds", "images"]
+Unit = Literal["epochs", "seconds", "images", "tokens"]
+"""Of a budget; images and tokens are the units of tasks, and mean the task's."""
 
 FORWARD_SHARE = 1 / 3
 """What a forward pass costs of a forward and a backward pass: the latter is two products for the former's one."""
@@ -66,8 +67,8 @@ class Budget:
     ----------
     amount : float
         Above 0.
-    unit : {"epochs", "seconds", "images"}
-        Epochs are as many sample passes as there are training images; images are sample passes.
+    unit : {"epochs", "seconds", "images", "tokens"}
+        Epochs are as many sample passes as there are training images, or tokens of text; images and tokens are passes.
     """
 
     amount: float
@@ -82,7 +83,7 @@ class Budget:
         UserError
             When the text is not of that form or the amount is 0.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|second|image)s?\s*", text)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|second|image|token)s?\s*", text)
         if match is None or float(match[1]) == 0:
             raise UserError(
                 f"budget must be an amount above 0 and a unit, {', '.join(get_args(Unit))}, such as "
@@ -190,7 +191,7 @@ def epoch_cost(stage: Stage, unit: Unit, images: int, device: torch.device) -> E
     ----------
     stage : Stage
         With a method `genotype`; of a few epochs, in which all its phases stand in their proportion.
-    unit : {"epochs", "seconds", "images"}
+    unit : {"epochs", "seconds", "images", "tokens"}
     images : int
         Training images.
     device : torch.device

@@ -24,9 +24,9 @@ from ..spaces.base import Place, Space
 from .operations import (
     BYPASS,
     OPERATIONS,
-    BatchNorm,
     ClosingNorm,
     Factor,
+    Norm,
     layout,
     scaled,
     shuffled,
@@ -232,7 +232,7 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
-        partial = getattr(options, "partial", 1)
+        partial = getattr(options, "partial", 1)  # of networks of channels
         if (partial > 1) != (BYPASS in space.primitives):
             raise UserError(
                 f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
@@ -370,8 +370,8 @@ def check_partial(partial: int, channels: int) -> None:
 
 
 def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:
-    """Make the batch norms' affine parts in `modules` trainable, or fix them where they are."""
+    """Make the norms' affine parts in `modules` trainable, or fix them where they are."""
     roots = [modules] if isinstance(modules, nn.Module) else modules
     for module in itertools.chain.from_iterable(root.modules() for root in roots):
-        if isinstance(module, BatchNorm):
+        if isinstance(module, Norm):
             module.requires_grad_(trainable)

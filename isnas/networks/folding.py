@@ -13,7 +13,7 @@ from .core import CellNetwork, Coefficients
 
 @torch.no_grad()
 def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> CellNetwork:
-    """Absorb the coefficients into the weights: ``gamma <- c gamma, beta <- c beta`` in every closing batch norm.
+    """Absorb the coefficients into the weights: ``gamma <- c gamma, beta <- c beta`` in every closing norm.
 
     c * (gamma x + beta) = (c gamma) x + c beta; what ends in a convolution absorbs its coefficient there. So the result
     computes what the super-net computes with these coefficients, in training and in evaluation mode (ISTA-NAS, section
@@ -35,13 +35,13 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     Raises
     ------
     UserError
-        When an active operation has no closing batch norm to absorb its coefficient, or works on some channels only.
+        When an active operation has no closing norm to absorb its coefficient, or works on some channels only.
     """
     if getattr(supernet.options, "partial", 1) > 1:
         raise UserError("fold needs a super-net that works on all channels (partial=1)")
     if supernet.options.closing_norm != "all":
         raise UserError(
-            "fold needs a super-net whose operations all end in a batch norm "
+            "fold needs a super-net whose operations all end in a norm "
             f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
         )
     places = {kind: coefficients[kind].places for kind in supernet.space.kinds}

@@ -77,12 +77,30 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
 
-def scaled(norms: Sequence[Sequence[BatchNorm]], coefficients: Tensor) -> list[list[Affine]]:
-    """Return the affine parts of batch norms times coefficients, by a handful of operations however many there are.
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the last dimension that can be run with another affine part than its own."""
+
+    @property
+    def num_features(self) -> int:
+        """Its size, by the name that it has in `BatchNorm`."""
+        return self.normalized_shape[0]
+
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
+        """Return layer_norm(x), with its own affine part by default."""
+        weight, bias = (self.weight, self.bias) if affine is None else affine
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+Norm = BatchNorm | LayerNorm
+"""What closes an operation: it takes up a coefficient in its affine part."""
+
+
+def scaled(norms: Sequence[Sequence[Norm]], coefficients: Tensor) -> list[list[Affine]]:
+    """Return the affine parts of norms times coefficients, by a handful of operations however many there are.
 
     Parameters
     ----------
-    norms : k batch norms for each of some cells, all with the same number of channels
+    norms : k norms for each of some cells, all with the same number of channels
     coefficients : Tensor, shape (k,)
 
     Returns

@@ -16,6 +16,7 @@ from .core import CellNetwork
 from .darts import Network, NetworkOptions
 from .macro import MacroNetwork, MacroOptions
 from .nasbench201 import NASBench201Network, NASBench201Options
+from .recurrent import RecurrentNetwork, RecurrentOptions
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,19 @@ FAMILIES: dict[str, Family] = {
         NASBench201Network, NASBench201Options, {"channels": 8, "cells": 1}, CLOSED
     ),
     "chain": Family(ChainNetwork, ChainOptions, {"channels": 8, "features": 128}, CLOSED),
+    "recurrent": Family(
+        RecurrentNetwork,
+        RecurrentOptions,
+        {
+            "width": 64,
+            "dropout": 0.2,
+            "dropout_words": 0.0,
+            "dropout_embedding": 0.1,
+            "dropout_input": 0.2,
+            "dropout_hidden": 0.1,
+        },
+        {"search": {"closing_norm": "all"}, "fold": {"closing_norm": "all"}},
+    ),
 }
 """All families by the names that spaces give."""
 

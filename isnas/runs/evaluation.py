@@ -70,6 +70,42 @@ EVALUATION_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "clip": 0.0,
             "cutout": 0,
         },
+        # DARTS's on Penn Treebank: until it has converged, some thousand epochs
+        "recurrent": {
+            "width": 850,
+            "dropout": 0.75,
+            "dropout_words": 0.1,
+            "dropout_embedding": 0.2,
+            "dropout_input": 0.75,
+            "dropout_hidden": 0.25,
+            "batch_size": 64,
+            "epochs": 8000,
+            "learning_rate": 20.0,
+            "min_learning_rate": 20.0,
+            "weight_decay": 8e-7,
+            "vary_length": "normal",
+            "nonmonotone": 5,
+            "test_streams": 1,
+        },
+    },
+    "wikitext2": {
+        # the same as far as it is for WikiText-2
+        "recurrent": {
+            "width": 700,
+            "dropout": 0.75,
+            "dropout_words": 0.1,
+            "dropout_embedding": 0.2,
+            "dropout_input": 0.75,
+            "dropout_hidden": 0.15,
+            "batch_size": 64,
+            "epochs": 8000,
+            "learning_rate": 20.0,
+            "min_learning_rate": 20.0,
+            "weight_decay": 5e-7,
+            "vary_length": "normal",
+            "nonmonotone": 5,
+            "test_streams": 1,
+        },
     },
     "imagenet": {
         # the mobile setting; the colours' variation is DARTS's

@@ -235,6 +235,7 @@ def loop(
         if pending:
             yield _read(stage, pending, sums)
         means = {metric: value / stage.steps for metric, value in sums.items()}
+        means = stage.task.epoch_metrics(means)
         with together():
             metrics = stage.end_epoch(run)
         yield EpochDone(stage.epoch, means, metrics)

@@ -79,10 +79,11 @@ class WeightTrainer:
             torch.compiler.reset()  # networks before this one: only so many are kept compiled
             self.run = torch.compile(self.network)
 
-    def set_learning_rate(self, done: float, epoch: int | None = None) -> None:
+    def set_learning_rate(self, done: float, epoch: int | None = None, batch: Any = None) -> None:
         """Set the learning rate for the share `done` of the schedule.
 
-        `epoch` is that of the run, for the warm-up; by default it is the one that `done` says.
+        `epoch` is that of the run, for the warm-up; by default it is the one that `done` says. `batch` is that of the
+        step, by which the task may change it.
         """
         options = self.options
         schedule = {"cosine": cosine, "linear": linear}[options.schedule]
@@ -90,6 +91,8 @@ class WeightTrainer:
         if options.warm_up_epochs:
             epoch = round(done * options.epochs) if epoch is None else epoch
             rate *= min(1, (epoch + 1) / options.warm_up_epochs)
+        if batch is not None:
+            rate *= self.task.rate_factor(batch, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -189,6 +192,7 @@ class Training(Stage):
             regularization=recipe.regularization,
         )
         task.check_feed(self.network, self.feed, data)
+        self.watch = task.watch(data, recipe.optimizer, device)
 
     @property
     def epochs(self) -> int:
@@ -203,7 +207,7 @@ class Training(Stage):
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         done = self.epoch / self.epochs
-        self.weights.set_learning_rate(done, self.epoch)
+        self.weights.set_learning_rate(done, self.epoch, batch)
         random = generator(
             self.recipe.runtime.seed,
             "drop path",
@@ -220,8 +224,16 @@ class Training(Stage):
         self.weights.update()
         return named("train", metrics)
 
+    def end_epoch(self, run: Any) -> dict[str, Any]:
+        if self.watch is None:
+            return {}
+        last = self.epoch + 1 == self.epochs
+        found = self.watch.after_epoch(self.network, self.weights.optimizer, last)
+        return self.task.epoch_metrics(found)
+
     def stateful(self) -> dict[str, Any]:
-        return {**self.weights.stateful(), **carried(feed=self.feed)}
+        watched = {} if self.watch is None else {"watch": self.watch}
+        return {**self.weights.stateful(), **carried(feed=self.feed), **watched}
 
 
 def carried(**feeds: Any) -> dict[str, Any]:

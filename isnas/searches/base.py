@@ -24,6 +24,36 @@ from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 
+RECURRENT = {
+    "epochs": 4,
+    "learning_rate": 5.0,
+    "evaluation_epochs": 3,
+    "random_architectures": 2,
+}
+"""Defaults of searches of recurrent cells: on the embedded text all of it takes some minutes of two cores.
+
+The norms make a super-net's states larger than those of the network that is found; at its rate, 20, many searches begin
+by diverging.
+"""
+
+
+RECURRENT_PAPER = {
+    "width": 300,
+    "dropout": 0.75,
+    "dropout_words": 0.0,
+    "dropout_embedding": 0.2,
+    "dropout_input": 0.75,
+    "dropout_hidden": 0.25,
+    "batch_size": 256,
+    "epochs": 50,
+    "learning_rate": 20.0,
+    "min_learning_rate": 20.0,
+    "evaluation_preset": "paper",
+    "evaluation_epochs": 8000,
+    "random_architectures": 0,
+}
+"""DARTS's search of recurrent cells on Penn Treebank (ICLR 2019, appendix A.1.2)."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -62,6 +92,8 @@ class Search(Stage):
         Of the method's own constants.
     defaults : dict
         Defaults of options, by flat name, where they are not the classes'.
+    defaults_in : dict of str to dict
+        The same, by the name of the space that they are for.
     presets : dict of str to dict of str to dict
         Constants by preset and by the name of the space that they are for.
     budgeted : tuple of str
@@ -78,6 +110,7 @@ class Search(Stage):
 
     method_options: ClassVar[type[BaseOptions]]
     defaults: ClassVar[dict[str, Any]] = {}
+    defaults_in: ClassVar[dict[str, dict[str, Any]]] = {}
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
     budgeted: ClassVar[tuple[str, ...]] = ("epochs",)
     least_epochs: ClassVar[int] = 1
@@ -163,6 +196,7 @@ class SupernetSearch(Search):
     """
 
     defaults: ClassVar[dict[str, Any]] = {"min_learning_rate": 0.001}
+    defaults_in: ClassVar[dict[str, dict[str, Any]]] = {"recurrent": RECURRENT}
     role: ClassVar[str] = "search"
     """What the super-net is for: a role that its family of networks knows."""
 
@@ -258,7 +292,7 @@ class SupernetSearch(Search):
         self, batch: Any, coefficients: Mapping[str, Coefficients]
     ) -> dict[str, Tensor]:
         """Take a step of the weights with these coefficients and return its metrics."""
-        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
+        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch, batch)
         loss, metrics = self.weights.loss(batch, coefficients)
         loss.backward()
         self.weights.update()

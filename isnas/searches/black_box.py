@@ -27,7 +27,7 @@ from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import Search, Setting, check_s
+from .base import RECURRENT, Search, Setting, check_s
 
 CHILDREN = {
     **EVALUATION_PRESETS["paper"]["darts"],
@@ -383,6 +383,9 @@ class BlackBoxSearch(Search):
     """
 
     defaults: ClassVar[dict[str, Any]] = {"epochs": 3}
+    defaults_in: ClassVar = {
+        "recurrent": {**RECURRENT, "epochs": 1, "architectures": 8, "learning_rate": 20.0},
+    }
     budgeted = ("epochs", "architectures")
     anytime = True
     trains_children = True
@@ -535,7 +538,20 @@ class RandomSearch(BlackBoxSearch):
     title = "random search"
     method_options = BlackBoxOptions
     propose = staticmethod(random_search)
-    presets: ClassVar = {"paper": {"darts": CHILDREN}}
+    presets: ClassVar = {
+        "paper": {
+            "darts": CHILDREN,
+            # the random search that DARTS is compared with: the best of eight, by validation after 300 epochs
+            "recurrent": {
+                **EVALUATION_PRESETS["paper"]["recurrent"],
+                "epochs": 300,
+                "architectures": 8,
+                "evaluation_preset": "paper",
+                "evaluation_epochs": 8000,
+                "random_architectures": 0,
+            },
+        }
+    }
 
 
 class GridSearch(BlackBoxSearch):

@@ -33,7 +33,7 @@ from ..runtime.options import BaseOptions, Composition
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import Setting, SupernetSearch, check_s
+from .base import RECURRENT_PAPER, Setting, SupernetSearch, check_s
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -132,6 +132,8 @@ class DartsSearch(SupernetSearch):
                 "weight_decay": 5e-4,
                 "architecture_learning_rate": 3e-4,
             },
+            # the first beta of its Adam is 0.9 there
+            "recurrent": RECURRENT_PAPER,
         }
     }
 
@@ -186,7 +188,7 @@ class DartsSearch(SupernetSearch):
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
         # of the step that is unrolled, too
-        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch)
+        self.weights.set_learning_rate(self.epoch / self.epochs, self.epoch, train)
         metrics = {}
         if self.epoch >= self.options.method.warm_up:
             with kept_statistics(self.network):

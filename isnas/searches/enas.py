@@ -20,7 +20,7 @@ from ..networks.core import CellNetwork
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..spaces.macro import SKIP_SHARE
-from .base import Setting
+from .base import RECURRENT, RECURRENT_PAPER, Setting
 from .path_search import PathOptions, PathSearch
 
 BETAS, EPSILON = (0.0, 0.999), 1e-3
@@ -118,6 +118,8 @@ class EnasSearch(PathSearch):
 
     title = "ENAS"
     method_options = EnasOptions
+    # an architecture's perplexity on few words says little
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT, "validation_amount": 3_500}}
     presets: ClassVar = {
         "paper": {
             "darts": {
@@ -149,6 +151,28 @@ class EnasSearch(PathSearch):
                 "controller_learning_rate": 1e-3,
                 "baseline_decay": 0.99,
                 "tanh_constant": 1.5,
+                "op_tanh_reduce": 1.0,
+            },
+            # of its corrected language model (google-research, enas_lm), with our controller; a reward of one piece
+            "recurrent": {
+                **RECURRENT_PAPER,
+                "width": 200,
+                "matrices": "place",
+                "dropout_words": 0.1,
+                "batch_size": 128,
+                "epochs": 600,
+                "clip": 0.1,
+                "weight_decay": 1.6e-6,
+                "slowness_penalty": 1.0,
+                "controller_steps": 25,
+                "samples": 10,
+                "final_samples": 100,
+                "validation_amount": 12_800,
+                "controller_learning_rate": 5e-5,
+                "baseline_decay": 0.999,
+                "entropy_weight": 1e-5,
+                "temperature": 5.0,
+                "tanh_constant": 2.25,
                 "op_tanh_reduce": 1.0,
             },
         }

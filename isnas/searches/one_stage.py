@@ -23,7 +23,7 @@ from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 from .base import Setting, SupernetSearch
-from .two_stage import changed_nodes, code_optimizer
+from .two_stage import RECURRENT_CODE, changed_nodes, code_optimizer
 
 DRAWS = 10_000
 """Codes that are drawn at most to find a first architecture within the size limit."""
@@ -87,6 +87,7 @@ class OneStageTraining(SupernetSearch):
         "evaluation_epochs": 0,
         "random_architectures": 0,
     }
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT_CODE, "search_epochs": 6, "epochs": 6}}
     presets: ClassVar = {
         "paper": {
             "darts": {
@@ -96,7 +97,13 @@ class OneStageTraining(SupernetSearch):
                 "min_learning_rate": 0.001,
                 "search_epochs": 600,
                 "size_limit": 3_700_000,
-            }
+            },
+            # nobody's: DARTS's final training, with a search of as many epochs as DARTS's before it
+            "recurrent": {
+                **EVALUATION_PRESETS["paper"]["recurrent"],
+                "code_learning_rate": 3e-3,
+                "search_epochs": 50,
+            },
         },
         # how long the search may take is ours: how long the published one took is not known
         "imagenet": {
@@ -229,7 +236,7 @@ class OneStageTraining(SupernetSearch):
         done = None
         if self.searched is not None:
             done = (self.epoch - self.searched) / self.options.optimizer.epochs
-        self.weights.set_learning_rate(done or 0.0, self.epoch)
+        self.weights.set_learning_rate(done or 0.0, self.epoch, batch)
         coefficients = self.code.coefficients()
         names = ("drop path", "one-stage", self.epoch, self.step)
         random = generator(self.seed, *names, device=self.device)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
+from .base import RECURRENT
 from .path_search import PathOptions, PathSearch
 
 
@@ -43,6 +44,7 @@ class RandomSharingSearch(PathSearch):
 
     title = "random search with weight sharing"
     method_options = RandomSharingOptions
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT, "validation_amount": 3_500}}
     presets: ClassVar = {
         "paper": {
             "darts": {

@@ -103,7 +103,12 @@ def _schema(search: type[Search], fixed: tuple[tuple[str, Any], ...], space: Spa
             "follow_up": FollowUpOptions,
             "evaluation": evaluation,
         },
-        defaults={**family(space).quick, "evaluation_epochs": 10, **search.defaults},
+        defaults={
+            **family(space).quick,
+            "evaluation_epochs": 10,
+            **search.defaults,
+            **search.defaults_in.get(space.name, {}),
+        },
         presets=presets_for(search.presets, space),
         fixed={**{name: field.default for name, field in closed.items()}, **dict(fixed)},
     )

@@ -38,7 +38,15 @@ from ..runtime.randomness import generator
 from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
-from .base import Setting, SupernetSearch
+from .base import RECURRENT, RECURRENT_PAPER, Setting, SupernetSearch
+
+RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
+"""Defaults of sparse codes of recurrent cells.
+
+A node keeps one place. With columns of unit norm the l1 solution can find every one; and as no norm stands behind a
+node, its output is as large as the coefficient, which must not begin at a thousandth, nor so large that the steps of
+the published rate are too long.
+"""
 
 MEMORY = 300
 """Scores over which their root mean square is taken."""
@@ -107,6 +115,7 @@ class TwoStageSearch(SupernetSearch):
 
     title = "two-stage search"
     method_options = TwoStageOptions
+    defaults_in: ClassVar = {"recurrent": {**RECURRENT, **RECURRENT_CODE}}
     presets: ClassVar = {
         "paper": {
             "darts": {
@@ -121,7 +130,9 @@ class TwoStageSearch(SupernetSearch):
                 "evaluation_preset": "paper",
                 "evaluation_epochs": 600,
                 "random_architectures": 0,
-            }
+            },
+            # nobody's: DARTS's search with our code
+            "recurrent": {**RECURRENT_PAPER, "code_learning_rate": 3e-3},
         },
         "smoothed": {
             "": {

@@ -13,9 +13,11 @@ from .darts import DartsSpace
 from .genotype import Genotype
 from .macro import MacroSpace
 from .nasbench201 import NASBench201Space
+from .recurrent import RecurrentSpace
 
 SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (DartsSpace, NASBench201Space, ChainSpace, MacroSpace)
+    space.name: space
+    for space in (DartsSpace, NASBench201Space, ChainSpace, MacroSpace, RecurrentSpace)
 }
 """All spaces by name."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ..runtime.errors import UserError, suggestion
@@ -84,23 +85,8 @@ def genotype_in(text: str, wanted: str = "") -> str:
 def parse_cells(text: str, space: Space) -> Genotype:
     """Read DARTS's text form. Nothing in the text is executed; see `Space.parse` for errors."""
     form = "Genotype(normal=[(operation, state), ...], normal_concat=range(2, 6), reduce=..., ...)"
-    try:
-        call = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}") from None
-    if (
-        not isinstance(call, ast.Call)
-        or not isinstance(call.func, ast.Name)
-        or call.func.id != "Genotype"
-        or call.args
-    ):
-        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}")
     kinds = {TEXT_NAMES.get(kind, kind): kind for kind in space.kinds}
-    expected = sorted(part for name in kinds for part in (name, f"{name}_concat"))
-    given = sorted(str(keyword.arg) for keyword in call.keywords)
-    if given != expected:
-        raise UserError(f"genotype text has the fields {short(given)}; expected {expected}")
-    fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    fields = fields_of(text, [part for name in kinds for part in (name, f"{name}_concat")], form)
     cells = []
     for name, kind in kinds.items():
         written, concat = fields[name], fields[f"{name}_concat"]
@@ -117,6 +103,40 @@ def parse_cells(text: str, space: Space) -> Genotype:
         states = tuple(integer(i) for i in concat)
         cells.append((kind, CellGenotype(nodes, states, space.inputs)))
     return Genotype(space, tuple(cells))
+
+
+def fields_of(text: str, names: Iterable[str], form: str) -> dict[str, Any]:
+    """Return the arguments of a text ``Genotype(name=..., ...)``. Nothing in the text is executed.
+
+    Parameters
+    ----------
+    text : str
+    names : iterable of str
+        The arguments that it must have.
+    form : str
+        What it should look like, for messages.
+
+    Raises
+    ------
+    UserError
+        When the text is not of that form.
+    """
+    try:
+        call = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}") from None
+    if (
+        not isinstance(call, ast.Call)
+        or not isinstance(call.func, ast.Name)
+        or call.func.id != "Genotype"
+        or call.args
+    ):
+        raise UserError(f"genotype text is not of the form {form}: {text[:80]!r}")
+    expected = sorted(names)
+    given = sorted(str(keyword.arg) for keyword in call.keywords)
+    if given != expected:
+        raise UserError(f"genotype text has the fields {short(given)}; expected {expected}")
+    return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
 
 
 def _literal(node: ast.expr) -> Any:

@@ -130,6 +130,21 @@ class Feed(Protocol):
         """Return the batches of an epoch, from step `start` on."""
 
 
+class Watch(Protocol):
+    """What judges a network after every epoch of its training; part of the training's state."""
+
+    def after_epoch(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, last: bool
+    ) -> dict[str, float]:
+        """Return metrics of the network; it may change the weights, and does so after the last epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
 Run = Callable[..., Any]
 """A network, or what was compiled from it."""
 
@@ -330,6 +345,14 @@ class Task(ABC):
             weight_decay=options.weight_decay,
         )
 
+    def rate_factor(self, batch: Any, options: OptimizerOptions) -> float:
+        """Return what the learning rate of a step on this batch is multiplied by."""
+        return 1.0
+
+    def watch(self, data: Any, options: OptimizerOptions, device: torch.device) -> Watch | None:
+        """Return what judges a network after every epoch of its training, by data that it does not learn from."""
+        return None
+
     @abstractmethod
     def loss(
         self,
@@ -378,6 +401,33 @@ class Task(ABC):
     def reward(self, value: float) -> float:
         """Return the reward of a controller whose architecture has this value of the measure; higher is better."""
         return self.measure.score(value)
+
+    def epoch_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means of the metrics of an epoch's steps, and what follows from them."""
+        return means
+
+    def describe_test(self, found: Mapping[str, Any]) -> str:
+        """Return the measure's value in a test as people read it."""
+        return self.measure.show(found[f"test_{self.measure.name}"])
+
+    def sample(
+        self,
+        network: CellNetwork,
+        saved: dict[str, Any],
+        *,
+        length: int,
+        start: str = "",
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """Return a text that a network has written, see `isnas.commands.sample`; `saved` is what `describe` returned.
+
+        Raises
+        ------
+        UserError
+            When networks of this task write none.
+        """
+        raise UserError(f"networks of the task {self.name} write no text")
 
     def describe_metrics(self, metrics: Mapping[str, Any]) -> str:
         """Return an epoch's means of the training's and the validation's metrics as a line for people."""

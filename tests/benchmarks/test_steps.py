@@ -36,7 +36,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 
     yield load
     torch.set_num_threads(threads)
-    for each in ("_measure", "step", "growth", "training"):
+    for each in ("_measure", "step", "growth", "training", "recurrent"):
         sys.modules.pop(each, None)
 
 
@@ -95,3 +95,16 @@ def test_figure_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "rows.jsonl").write_text('{"method": "random", "seed": 0}\n')
     assert figure.main([str(tmp_path), "-o", str(tmp_path / "growth.svg")]) == 2
     assert "no results of benchmarks/growth.py" in capsys.readouterr().err
+
+
+def test_recurrent(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--width", "8", "--batch-size", "2", "--bptt", "4", "--vocabulary", "20")
+    script("recurrent", *small, "--rounds", "1", "--device", "cpu").main()
+    out = capsys.readouterr().out
+    assert out.startswith("`python benchmarks/recurrent.py --width 8")
+    rows = [line.split() for line in out.splitlines() if line.startswith(" ")]
+    saved = {" ".join(row[4:]): float(row[1]) for row in rows if not row[-1].endswith(":")}
+    # no place that is not active is run: what is saved besides are the affine parts of the norms
+    assert saved["two-stage search, weights"] <= 1.2
+    assert saved["found network, without norms"] < 1
+    assert saved["DARTS, first order"] > 3

@@ -42,7 +42,7 @@ def test_orthogonal_has_no_preferred_sign():
     assert 30 < sum(corner > 0 for corner in corners) < 70
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "uniform", "orthogonal"])
+@pytest.mark.parametrize("kind", ["gaussian", "normalised", "uniform", "orthogonal"])
 def test_the_generator_decides(kind):
     first = measurement_matrix(7, 14, kind, generator=seeded(1), dtype=torch.float32)
     same = measurement_matrix(7, 14, kind, generator=seeded(1), dtype=torch.float32)
@@ -60,7 +60,7 @@ def test_the_generator_decides(kind):
         ((3, 2.5), "n must be a positive integer, got 2.5"),
         (
             (3, 3, "sparse"),
-            "kind must be one of gaussian, uniform, orthogonal, balanced, got 'sparse'",
+            "kind must be one of gaussian, normalised, uniform, orthogonal, balanced, got 'sparse'",
         ),
     ],
 )
