@@ -13,6 +13,8 @@ but for
 - ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
   the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
   of 25,000 images for each cell asked, whether or not it was asked before;
+- searches without training: ``most parameters``, ``most multiply-adds``, ``naswot`` and ``az-nas`` rank random cells by
+  the scores of `isnas.searches.rankers`, ``zero-cost-pt`` removes operations from an untrained super-net;
 - rows that search nothing: random cells, the best of some by the table's short training, the cells with most
   convolutions, parameters or multiply-adds, all edges with a 3x3 convolution, the optimum.
 
@@ -65,7 +67,7 @@ from isnas.runs.loop import drive
 from isnas.runtime.devices import resolve_device
 from isnas.runtime.files import read_tensors, write_tensors
 from isnas.runtime.randomness import generator
-from isnas.searches.base import SupernetSearch
+from isnas.searches.base import Search, SupernetSearch
 from isnas.searches.black_box import (
     BlackBoxOptions,
     EvolutionOptions,
@@ -250,13 +252,22 @@ OTHERS: dict[str, str] = {
 
 OTHERS = {name: method for name, method in OTHERS.items() if method in REGISTRY}
 
-METHODS = (SMOOTHED, *SPARSE, *OTHERS, *BY_TABLE)
+FREE: dict[str, str] = {
+    "most parameters": "training-free-parameters",
+    "most multiply-adds": "training-free-multiply-adds",
+    "naswot": "training-free-naswot",
+    "az-nas": "training-free-az-nas",
+    "zero-cost-pt": "zero-cost-pt",
+}
+"""The searches without training, by their names in the registry."""
+
+METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 
 
 def search_of(
     method: str, seed: int, scale: Scale, dataset: Dataset, device: torch.device
-) -> SupernetSearch:
-    """Return a search with a super-net."""
+) -> Search:
+    """Return a search with a super-net, or one without training."""
     changes: dict[str, Any] = {
         "channels": scale.channels,
         "cells": scale.cells,
@@ -267,6 +278,14 @@ def search_of(
         "seed": seed,
     }
     name = "ista-two-stage"
+    if method in FREE:
+        # the published 1,000 random cells, and ten proposals, where the scale is not tiny
+        own = {"architectures": 5 * scale.scored}
+        if method == "zero-cost-pt":
+            own = {"proposals": min(10, scale.scored // 10), "validation_batches": 5}
+        known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
+        changes = {**own, **{option: v for option, v in changes.items() if option in known}}
+        return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
     if method == SMOOTHED:
         changes["preset"] = "smoothed"
     elif method in SPARSE:
@@ -283,18 +302,22 @@ def search_of(
     return create_search(name, NASBENCH201_SPACE, dataset, device, **changes)
 
 
-def scores(stage: SupernetSearch, scale: Scale, dataset: Dataset, seed: int) -> dict[str, float]:
+def scores(stage: Search, scale: Scale, dataset: Dataset, seed: int) -> dict[str, float]:
     """Return the accuracy, in per cent, of random cells with a search's shared weights on validation images.
 
-    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
+    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells. A search
+    without training has scores of its own.
     """
-    images = list(stage.scoring_feed(scale.scoring_images).epoch(0))
+    score: Callable[[Genotype], float] = stage.score
+    if isinstance(stage, SupernetSearch):
+        images = list(stage.scoring_feed(scale.scoring_images).epoch(0))
+        score = lambda genotype: 100 * stage.score(genotype, images)  # noqa: E731
     random = generator(seed, "scored cells")
     found: dict[str, float] = {}
     while len(found) < scale.scored:
         genotype = random_cell(random)
         if to_string(genotype) not in found:
-            found[to_string(genotype)] = 100 * stage.score(genotype, images)
+            found[to_string(genotype)] = score(genotype)
     return found
 
 
@@ -369,7 +392,8 @@ def run_trial(
     meter = Meter(where)
     with meter.counting():
         stage = search_of(method, seed, scale, dataset, where)
-        holds_cells = not isinstance(stage, PathSearch)  # others choose in the end only
+        # others choose in the end only, or as soon as they see
+        holds_cells = isinstance(stage, SupernetSearch) and not isinstance(stage, PathSearch)
         if holds_cells:
             row["trajectory"].append(to_string(stage.genotype()))
         for _ in drive(stage):
@@ -381,7 +405,7 @@ def run_trial(
     row["processor_seconds"] = round(time.process_time() - used, 2)
     if method == SHARING:
         row["scores"] = {to_string(cell): 100 * score for cell, score in stage.scores.items()}
-    elif (method == RANKED or method in OTHERS) and seed < RANKED_SEEDS:
+    elif (method == RANKED or method in OTHERS or method in FREE) and seed < RANKED_SEEDS:
         row["scores"] = scores(stage, scale, dataset, seed)
     return row
 
@@ -624,8 +648,8 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         f"benchmark's network of 16 channels and 15 cells, those of the others a super-net of "
         f"{settings['channels']} channels and {3 * settings['cells']} cells with {settings['epochs']} epochs, or "
         "as many as the settings in about.json say. "
-        "Kendall's tau compares the super-net's validation accuracy of random cells with the truth on CIFAR-10; in "
-        "brackets the number of seeds that it was measured for.\n\n"
+        "Kendall's tau compares the super-net's validation accuracy of random cells, or the score of a search without "
+        "training, with the truth on CIFAR-10; in brackets the number of seeds that it was measured for.\n\n"
         f"{rankers_text(settings['rankers'])}"
         "Published results stand as quoted by others; none was compared with the authors' own text, and the one marked "
         "unverified is from memory.\n\n"

@@ -69,7 +69,7 @@ def search_options_of(
     own = {
         name: value
         for name in ("batch_size", "learning_rate")
-        if (value := getattr(options.comparison, name)) is not None
+        if (value := getattr(options.comparison, name)) is not None and name in schema.fields
     }
     search = METHODS[method].search
     if search.trains_children:
