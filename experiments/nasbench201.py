@@ -261,6 +261,9 @@ FREE: dict[str, str] = {
 }
 """The searches without training, by their names in the registry."""
 
+PROPOSALS = 4
+"""Of Zero-Cost-PT; its authors make ten."""
+
 METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 
 
@@ -279,10 +282,10 @@ def search_of(
     }
     name = "ista-two-stage"
     if method in FREE:
-        # the published 1,000 random cells, and ten proposals, where the scale is not tiny
-        own = {"architectures": 5 * scale.scored}
+        # as many cells as the searches that train each
+        own = {"architectures": scale.asked}
         if method == "zero-cost-pt":
-            own = {"proposals": min(10, scale.scored // 10), "validation_batches": 5}
+            own = {"proposals": PROPOSALS, "validation_batches": 2}
         known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..codes.choices import Choices
 from ..networks.core import CellNetwork
-from ..networks.counting import count_multiply_adds, count_parameters
+from ..networks.counting import PlaceCosts
 from ..networks.registry import family
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
@@ -90,7 +91,6 @@ class TrainingFreeSearch(Search):
         self.choices = Choices(self.space, self.options.method.s)
         self.asked: list[Genotype] = []
         self.marks: dict[Genotype, dict[str, float]] = {}
-        self._images: Tensor | None = None
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:
@@ -140,32 +140,39 @@ class TrainingFreeSearch(Search):
         return dict(zip(self.marks, found, strict=True))
 
     def _marks_of(self, genotype: Genotype) -> dict[str, float]:
-        ranker, network = self.options.method.ranker, self._network(genotype)
+        ranker = self.options.method.ranker
+        places = genotype.places(self.space)
         if ranker == "parameters":
-            return {"parameters": float(count_parameters(network))}
-        costs = {"multiply_adds": float(count_multiply_adds(network, self.task.example(self.data)))}
+            return {"parameters": float(self.costs.parameters(places))}
         if ranker == "multiply-adds":
-            return costs
-        network = network.to(self.device).train()
+            return {"multiply_adds": float(self.costs.multiply_adds(places))}
+        network = self._network(genotype).to(self.device).train()
         if ranker == "naswot":
             return {"naswot": naswot(network, self.images)}
         random = generator(self.seed, "random images")
         images = torch.randn(self.images.shape, generator=random).to(self.device)
+        costs = {"multiply_adds": float(self.costs.multiply_adds(places))}
         return {**az_nas(network, images, seed=self.seed), **costs}
 
     def _network(self, genotype: Genotype) -> CellNetwork:
         shape = self.setting.network_shape()
         return family(genotype.space).build_network(genotype, shape, seed=self.seed)
 
-    @property
+    @cached_property
+    def costs(self) -> PlaceCosts:
+        """Sizes of the networks."""
+        supernet = family(self.space).build_supernet
+        with torch.device("meta"):
+            found = supernet(self.space, self.setting.network_shape())
+        return PlaceCosts(found, self.task.example(self.data))
+
+    @cached_property
     def images(self) -> Tensor:
         """A batch of the data to choose by, always the same."""
-        if self._images is None:
-            feed = self.task.scoring_feed(
-                self.data, self.options.optimizer, seed=self.seed, device=self.device
-            )
-            self._images = next(iter(feed.epoch(0)))[0]
-        return self._images
+        feed = self.task.scoring_feed(
+            self.data, self.options.optimizer, seed=self.seed, device=self.device
+        )
+        return next(iter(feed.epoch(0)))[0]
 
     def genotype(self) -> Genotype:
         """Return the best of those scored, of equal ones the first; before that the first that will be."""
