@@ -74,6 +74,8 @@ class Search(Stage):
         Whether it may be stopped after any epoch, and holds its result then.
     trains_children : bool
         Whether it trains every architecture by itself: then `epochs` is of one such training.
+    extensible : bool
+        Whether a search that was begun may be given more epochs.
     """
 
     method_options: ClassVar[type[BaseOptions]]
@@ -84,6 +86,7 @@ class Search(Stage):
     probe_epochs: ClassVar[int] = 2
     anytime: ClassVar[bool] = False
     trains_children: ClassVar[bool] = False
+    extensible: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting.task)

@@ -366,20 +366,16 @@ def _fittest(entries: Iterable[tuple[float, Genotype]]) -> Genotype:
 # As a search
 
 
-class BlackBoxSearch(Search):
-    """Search that trains every architecture that a proposer asks for.
-
-    An epoch of the search is one architecture: as many steps as the training of a child takes, and its judgement. It
-    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent.
+class ChildrenSearch(Search):
+    """Search that trains architectures by themselves, children, on one part of the data; the other part judges them.
 
     Attributes
     ----------
     choices : Choices
-    asked : list of (Genotype, float)
-        The architectures that were judged, and their values of the measure.
-    best : Best
+    asking : Genotype
+        The architecture that is trained now.
     child : Training
-        The training of the architecture that is asked for now.
+        Its training.
     """
 
     defaults: ClassVar[dict[str, Any]] = {"epochs": 3}
@@ -390,33 +386,14 @@ class BlackBoxSearch(Search):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.choices = Choices(self.space, self.options.method.s)
-        self._begin()
-        self._ask(next(self._proposer))
-
-    def _begin(self) -> None:
-        self.asked: list[tuple[Genotype, float]] = []
-        self.best = Best()
-        random = generator(self.seed, "search", self.propose.__name__)
-        self._proposer = type(self).propose(self.choices, random, self.options.method)
-        self._ended = False
-
-    @staticmethod
-    def propose(choices: Choices, random: torch.Generator, options: Any) -> Proposer:
-        """Return the proposer: a class of searches sets it."""
-        raise TypeError("a search by children needs a proposer")
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         return {"regularization": task.regularization_options}
 
     @classmethod
-    def create(cls, setting: Setting) -> BlackBoxSearch:
+    def create(cls, setting: Setting) -> ChildrenSearch:
         return cls(setting)
-
-    @classmethod
-    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
-        """Return the options of a search that asks for so many architectures."""
-        return {"architectures": epochs}
 
     def _ask(self, genotype: Genotype) -> None:
         self.asking = genotype
@@ -426,19 +403,8 @@ class BlackBoxSearch(Search):
         )
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
-    @property
-    def epochs(self) -> int:
-        return len(self.asked) if self._ended else self.options.method.architectures
-
-    @property
-    def steps(self) -> int:
-        return self.child.epochs * self.child.steps
-
-    def genotype(self) -> Genotype:
-        return self.asking if self.best.found is None else self.best.found
-
     def score(self, genotype: Genotype) -> float:
-        """Return the value of an architecture after a training like the children's; the worst if that diverges."""
+        """Return the value of an architecture after a whole training of a child; the worst if that diverges."""
         asking, child, finite = self.asking, self.child, self._finite
         self._ask(genotype)
         for batch in self._child_batches():
@@ -446,11 +412,6 @@ class BlackBoxSearch(Search):
         value = self._value()
         self.asking, self.child, self._finite = asking, child, finite
         return value
-
-    def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """Yield the batches of the child's training."""
-        self.child.epoch, self.child.step = divmod(start, self.child.steps)
-        return self._child_batches()
 
     def _child_batches(self) -> Iterator[Any]:
         child = self.child
@@ -473,6 +434,61 @@ class BlackBoxSearch(Search):
             self.data, self.options.optimizer, seed=self.seed, device=self.device, whole=True
         )
         return self.task.test(self.child.network, feed)[f"test_{self.task.measure.name}"]
+
+    def stateful(self) -> dict[str, Any]:
+        return {}
+
+
+class BlackBoxSearch(ChildrenSearch):
+    """Search that trains every architecture that a proposer asks for.
+
+    An epoch of the search is one architecture: as many steps as the training of a child takes, and its judgement. It
+    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent.
+
+    Attributes
+    ----------
+    asked : list of (Genotype, float)
+        The architectures that were judged, and their values of the measure.
+    best : Best
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._begin()
+        self._ask(next(self._proposer))
+
+    def _begin(self) -> None:
+        self.asked: list[tuple[Genotype, float]] = []
+        self.best = Best()
+        random = generator(self.seed, "search", self.propose.__name__)
+        self._proposer = type(self).propose(self.choices, random, self.options.method)
+        self._ended = False
+
+    @staticmethod
+    def propose(choices: Choices, random: torch.Generator, options: Any) -> Proposer:
+        """Return the proposer: a class of searches sets it."""
+        raise TypeError("a search by children needs a proposer")
+
+    @classmethod
+    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
+        """Return the options of a search that asks for so many architectures."""
+        return {"architectures": epochs}
+
+    @property
+    def epochs(self) -> int:
+        return len(self.asked) if self._ended else self.options.method.architectures
+
+    @property
+    def steps(self) -> int:
+        return self.child.epochs * self.child.steps
+
+    def genotype(self) -> Genotype:
+        return self.asking if self.best.found is None else self.best.found
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """Yield the batches of the child's training."""
+        self.child.epoch, self.child.step = divmod(start, self.child.steps)
+        return self._child_batches()
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
         asked, value = self.asking, self._value()
@@ -503,9 +519,6 @@ class BlackBoxSearch(Search):
     def _best_value(self) -> float:
         measure = self.task.measure
         return max((value for _, value in self.asked), key=measure.score)
-
-    def stateful(self) -> dict[str, Any]:
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         asked = [(genotype.to_json(), value) for genotype, value in self.asked]

@@ -32,6 +32,7 @@ from .black_box import (
 from .darts import DartsSearch, PcDartsSearch
 from .enas import EnasSearch
 from .gdas import GdasSearch
+from .halving import HalvingSearch
 from .hm_nas import HmNasSearch
 from .one_stage import OneStageTraining
 from .random_sharing import RandomSharingSearch
@@ -134,6 +135,10 @@ METHODS: dict[str, Method] = {
     "evolution": Method(AgeingEvolution),
     "generational": Method(GenerationalEvolution),
     "reinforce": Method(ReinforceSearch),
+    **{
+        name: Method(HalvingSearch, {"allocation": name})
+        for name in ("successive-halving", "hyperband", "asha")
+    },
     **{
         f"training-free-{ranker}": Method(TrainingFreeSearch, {"ranker": ranker, **UNTRAINED})
         for ranker in ("parameters", "multiply-adds", "naswot", "az-nas")

@@ -85,6 +85,7 @@ class TrainingFreeSearch(Search):
     budgeted = ("architectures",)
     probe_epochs = 1
     anytime = True
+    extensible = False
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -85,6 +85,7 @@ class ZeroCostPTSearch(Search):
     budgeted = ("proposals",)
     probe_epochs = 1
     anytime = True
+    extensible = False
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(setting)
