@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from isnas.comparison.rows import ROWS, read_about, read_rows
 from isnas.drawing import PAGE_WIDTH, save_figure
+from isnas.networks.hand_made import HAND_MADE
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 from isnas.searches.registry import METHODS
@@ -118,7 +119,7 @@ def results_of_rows(
         name = f"test_{measure.name}"
         if name not in row:  # it failed, or serves others
             continue
-        drawn = row["method"] == DRAWN
+        drawn = row["method"] in (DRAWN, *HAND_MADE)
         result = Result(
             value=measure.scale * float(row[name]),
             cost=0.0 if drawn else float(row["seconds"]),

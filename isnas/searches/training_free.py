@@ -82,7 +82,7 @@ class TrainingFreeSearch(Search):
     title = "search without training"
     method_options = TrainingFreeOptions
     presets: ClassVar = {"paper": {"": {"architectures": 1000, "batch_size": 128}}}
-    budgeted = ("architectures",)
+    budgeted = ()
     probe_epochs = 1
     anytime = True
     extensible = False

@@ -82,7 +82,7 @@ class ZeroCostPTSearch(Search):
     presets: ClassVar = {
         "paper": {"": {"proposals": 10, "validation_batches": 100, "batch_size": 256}}
     }
-    budgeted = ("proposals",)
+    budgeted = ()
     probe_epochs = 1
     anytime = True
     extensible = False
