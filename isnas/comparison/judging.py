@@ -242,8 +242,9 @@ def usual_size(entry: Entry, data: Any) -> int:
     number = max(entry.options.comparison.sampled, AT_LEAST)
     sizes = []
     for i in range(number):
+        genotype = sampled(i, entry.space)
         with torch.device("meta"):
-            network = from_scratch(sampled(i, entry.space), recipe, task, data)
+            network = from_scratch(genotype, recipe, task, data)
         sizes.append(count_parameters(network))
     return round(fmean(sizes))
 

@@ -29,7 +29,7 @@ from ..runtime.options import Composition
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from .base import Setting
-from .black_box import BlackBoxOptions, ChildrenSearch
+from .black_box import CHILDREN, BlackBoxOptions, ChildrenSearch
 
 
 class Job(NamedTuple):
@@ -49,6 +49,9 @@ Plan = Generator[Job, float, None]
 @dataclass(frozen=True)
 class HalvingOptions(BlackBoxOptions):
     """Options of successive halving, Hyperband and ASHA.
+
+    The preset `paper` has 81 epochs at the top and an eta of 3, the example of Hyperband's paper (table 1); its
+    children are trained as those of our other searches: constants for this space we could not verify.
 
     Parameters
     ----------
@@ -197,6 +200,7 @@ class HalvingSearch(ChildrenSearch):
     extensible = False
     method_options = HalvingOptions
     defaults: ClassVar[dict[str, Any]] = {"epochs": 9, "architectures": 27}
+    presets: ClassVar = {"paper": {"darts": {**CHILDREN, "epochs": 81, "architectures": 81}}}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
