@@ -82,7 +82,7 @@ def _look(method: str) -> dict[str, Any]:
         marker = MARKERS[_MATRICES.index(variant["matrix"])]
         return {"color": colour, "marker": marker, "markerfacecolor": fill}
     i = [name for name in METHODS if name not in SPARSE].index(method)
-    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[2 + i]}
+    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[(2 + i) % len(MARKERS)]}
 
 
 def _stretch(ax: Axes, optimum: float, values: Sequence[float]) -> None:

@@ -33,6 +33,7 @@ from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, OptionField, Schema
 from ..runtime.progress import Progress
 from ..searches.base import Setting
+from ..searches.limits import bounds_of
 from ..searches.registry import METHODS, chosen, method_named
 from ..spaces.base import Space
 from ..tasks.base import Task
@@ -70,6 +71,9 @@ class ComparisonOptions(BaseOptions):
         Epochs of training one architecture in the searches that train each by itself.
     sampled : int
         Random architectures that are trained by the same recipe, and scored by every search for Kendall's tau.
+    limit : tuple of str
+        How large what is found may be, as it is judged: parameters=3.7M, multiply-adds=600M, or both; for methods that
+        keep limits.
     hand_made : bool
         Whether networks that nobody searched, as large as random architectures on the average, are trained by the same
         recipe, with as many seeds.
@@ -93,11 +97,13 @@ class ComparisonOptions(BaseOptions):
     learning_rate: float | None = None
     child_epochs: int = 3
     sampled: int = 8
+    limit: tuple[str, ...] = ()
     hand_made: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         Budget.parse(self.budget)
+        bounds_of(self.limit)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -180,7 +186,7 @@ def changes_of(texts: Sequence[str], space: Space) -> dict[str, dict[str, Any]]:
             schema = method_named(method, space).schema(space)
         except UserError as error:
             raise UserError(f"set {text}: {error}") from None
-        decided = {*METHODS[method].search.budgeted, "s"}
+        decided = {*METHODS[method].search.budgeted, "s", "limit"}
         common = ("data", "network", "runtime", "follow_up", "evaluation")
         own = {
             each: field
@@ -273,9 +279,12 @@ def compare(
     changes = changes_of(options.comparison.set, space)
     if idle := sorted(set(changes) - set(methods)):
         raise UserError(f"set: {', '.join(idle)} is not among the methods that are compared")
+    if options.comparison.limit and (without := _without_limits(methods, space)):
+        raise UserError(f"limit: {', '.join(without)} cannot keep one: leave them out")
     for method in methods:  # a mistake shows now, not after hours
         own = search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
-        setting = Setting(space, task, data, torch.device("cpu"), own)
+        target = options.evaluation.network
+        setting = Setting(space, task, data, torch.device("cpu"), own, target)
         METHODS[method].search.check(setting)
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, got {jobs}")
@@ -312,6 +321,10 @@ def compare(
         return Comparison(directory, rows.rows, table_text(rows.rows, read_about(directory)))
 
 
+def _without_limits(methods: Sequence[str], space: Space) -> list[str]:
+    return [name for name in methods if "limit" not in METHODS[name].schema(space).fields]
+
+
 def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     """Return what all rows of a directory have in common. Where the data are says something of the machine only."""
     left_out = options.incidental() - {"device"}
@@ -326,6 +339,7 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
         "data": Path(options.data.data).name,
         "budget": str(Budget.parse(options.comparison.budget)),
         "set": sorted(options.comparison.set),
+        "limit": sorted(options.comparison.limit),
         "space": space.to_json(),
         "task": task.name,
         "described": described,

@@ -75,7 +75,7 @@ def search_options_of(
     }
     own = {
         name: value
-        for name in ("batch_size", "learning_rate")
+        for name in ("batch_size", "learning_rate", "limit")
         if (value := getattr(options.comparison, name)) is not None and name in schema.fields
     }
     search = METHODS[method].search
@@ -148,7 +148,8 @@ def _parts(
 
     def setting(method: str, epochs: int | None = None) -> Setting:
         found = search_options_of(method, seed, entry, changes, epochs)
-        return Setting(entry.space, task, task.without_test(data), device, found)
+        target = options.evaluation.network
+        return Setting(entry.space, task, task.without_test(data), device, found, target)
 
     if method == CHILDREN:
         search = METHODS["random"].create(setting("random"))

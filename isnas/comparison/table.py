@@ -149,6 +149,12 @@ def _meaning(settings: dict[str, Any], task: Task) -> str:
         "data; the others search with one part and choose by the other. A star marks a search that spent over a "
         "tenth more than the budget, because its shortest schedule, or an epoch of it, costs that much."
     )
+    if settings.get("limit"):
+        limits = ", ".join(f"`{each}`" for each in settings["limit"])
+        text += (
+            f"\n\nWhat a search finds is within the limits {limits}; the random architectures and hand-made networks "
+            "are not held to them."
+        )
     if not settings["sampled"]:
         return text
     return text + (

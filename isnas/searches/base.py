@@ -38,6 +38,8 @@ class Setting:
     device : torch.device
     options : Composition
         Of the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
+    target : optional
+        The shape of the network that is made of what is found, which limits are about; by default the search's.
     """
 
     space: Space
@@ -45,6 +47,7 @@ class Setting:
     data: Any
     device: torch.device
     options: Composition
+    target: Any = None
 
     def network_shape(self, **changes: Any) -> Any:
         """Return the shape of a network for these options and data, with changes of what is not the user's."""

@@ -28,6 +28,7 @@ from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Search, Setting, check_s
+from .limits import LimitOptions, Limits, choices_within
 
 CHILDREN = {
     **EVALUATION_PRESETS["paper"]["darts"],
@@ -385,11 +386,12 @@ class ChildrenSearch(Search):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.choices = Choices(self.space, self.options.method.s)
+        self.limits = Limits(setting)
+        self.choices = choices_within(setting, self.options.method.s)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"regularization": task.regularization_options}
+        return {"regularization": task.regularization_options, "limits": LimitOptions}
 
     @classmethod
     def create(cls, setting: Setting) -> ChildrenSearch:
@@ -443,7 +445,9 @@ class BlackBoxSearch(ChildrenSearch):
     """Search that trains every architecture that a proposer asks for.
 
     An epoch of the search is one architecture: as many steps as the training of a child takes, and its judgement. It
-    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent.
+    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent. Random
+    architectures and mutants are within the limits; any other proposal beyond them, as of a policy or a grid, gets the
+    worst signal and is not trained.
 
     Attributes
     ----------
@@ -455,7 +459,18 @@ class BlackBoxSearch(ChildrenSearch):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._begin()
-        self._ask(next(self._proposer))
+        try:
+            self._ask(self._within(next(self._proposer)))
+        except StopIteration:
+            raise UserError(
+                f"limit {self.limits.in_words()}: no architecture that {self.title} asks for is that small"
+            ) from None
+
+    def _within(self, genotype: Genotype) -> Genotype:
+        """Return the first proposal within the limits, from this one on; the others get the worst signal."""
+        while not self.limits.allow(genotype):
+            genotype = self._proposer.send(self.task.reward(self.task.measure.worst))
+        return genotype
 
     def _begin(self) -> None:
         self.asked: list[tuple[Genotype, float]] = []
@@ -501,7 +516,7 @@ class BlackBoxSearch(ChildrenSearch):
         signal = self.task.reward(value)
         self.best.take(genotype, signal)
         try:
-            following = self._proposer.send(signal)
+            following = self._within(self._proposer.send(signal))
         except StopIteration:
             self._ended = True
             return
@@ -533,7 +548,7 @@ class BlackBoxSearch(ChildrenSearch):
         """Restore what `state_dict` returned: the proposer is sent all signals again, and comes to the same point."""
         super().load_state_dict(state)
         self._begin()
-        self.asking = next(self._proposer)
+        self.asking = self._within(next(self._proposer))
         for genotype, value in state["asked"]:
             self._take(Genotype.from_json(genotype), value, go_on=False)
         if not self._ended:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..codes.choices import Choices
 from ..networks.core import CellNetwork
 from ..networks.counting import PlaceCosts
 from ..networks.registry import family
@@ -20,6 +19,7 @@ from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Search, Setting, check_s
+from .limits import LimitOptions, choices_within
 from .rankers import az_nas, log_ranks, naswot
 
 ROUND = 10
@@ -89,13 +89,17 @@ class TrainingFreeSearch(Search):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.choices = Choices(self.space, self.options.method.s)
+        self.choices = choices_within(setting, self.options.method.s)
         self.asked: list[Genotype] = []
         self.marks: dict[Genotype, dict[str, float]] = {}
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:
         return None if task.name == "images" else "its scores are those of networks of images"
+
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        return {"limits": LimitOptions}
 
     @classmethod
     def create(cls, setting: Setting) -> TrainingFreeSearch:

@@ -16,6 +16,7 @@ import torch
 import experiments.nasbench201 as experiment
 from experiments.nasbench201 import (
     BY_TABLE,
+    FREE,
     METHODS,
     OTHERS,
     PUBLISHED,
@@ -141,6 +142,16 @@ def test_rows_say_all(finished: Path, table: Path) -> None:
         if method in BY_TABLE:
             assert row["trained"] == 12 * row["evaluated"] == 12 * 25_000 * 20
             assert row["seconds"] is None
+        elif method in FREE:
+            # a batch for each of 20 cells once, if it is looked at: forwards, for AZ-NAS backwards, too
+            seen = {"naswot": (0, 32), "az-nas": (32, 0)}.get(method, (0, 0))
+            different = row["trained"] + row["evaluated"]
+            if (
+                method == "zero-cost-pt"
+            ):  # every operation of six edges, and two batches to choose by
+                seen = (0, 4 * (6 * 4 + 2))
+            assert different % 32 == 0 and different <= 32 * max(20, sum(seen))
+            assert (row["trained"] > 0, row["evaluated"] > 0) == (seen[0] > 0, seen[1] > 0)
         else:
             # 192 images in halves of 3 batches of 32, 2 epochs; unrolled, the architecture takes four passes; the three
             # phases of HM-NAS, an epoch each, take all images
@@ -159,7 +170,7 @@ def test_rows_say_all(finished: Path, table: Path) -> None:
             assert row["trajectory"][-1] == [cell, row["accuracy"]["cifar10"]]
         if method in SPARSE:
             assert "none" not in cell
-        assert (len(row["scores"]) > 0) == (method in OTHERS or method == RANKED)
+        assert (len(row["scores"]) > 0) == (method in (*OTHERS, *FREE) or method == RANKED)
         if method == SHARING:
             best = max(score for _, score, _ in row["scores"])
             assert [cell, best] in [point[:2] for point in row["scores"]]
