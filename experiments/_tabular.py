@@ -20,7 +20,7 @@ from isnas.runtime.devices import resolve_device
 from isnas.runtime.errors import UserError
 from isnas.runtime.files import read_tensors, write_tensors
 from isnas.runtime.randomness import generator
-from isnas.searches.base import SupernetSearch
+from isnas.searches.base import Search, SupernetSearch
 from isnas.searches.black_box import (
     BlackBoxOptions,
     EvolutionOptions,
@@ -115,9 +115,9 @@ def prepare_images(
 
 
 def carry_out(
-    create: Callable[[Dataset, torch.device], SupernetSearch], images: Path, device: str
-) -> tuple[SupernetSearch, Dataset, dict[str, Any]]:
-    """Carry out a search with a super-net, and return it, its data, and what there is to say of it.
+    create: Callable[[Dataset, torch.device], Search], images: Path, device: str
+) -> tuple[Search, Dataset, dict[str, Any]]:
+    """Carry out a search, and return it, its data, and what there is to say of it.
 
     Returns
     -------
@@ -135,7 +135,8 @@ def carry_out(
     trajectory = []
     with meter.counting():
         search = create(dataset, where)
-        holds_one = not isinstance(search, PathSearch)  # others choose in the end only
+        # others choose in the end only, or as soon as they see
+        holds_one = isinstance(search, SupernetSearch) and not isinstance(search, PathSearch)
         if holds_one:
             trajectory.append(str(search.genotype()))
         for _ in drive(search):
@@ -158,28 +159,32 @@ def carry_out(
 
 
 def scores_of(
-    search: SupernetSearch, draw: Callable[[torch.Generator], Genotype], number: int, images: int
+    search: Search, draw: Callable[[torch.Generator], Genotype], number: int, images: int
 ) -> dict[str, float]:
     """Return the accuracy, in per cent, of random architectures with a search's shared weights on validation images.
 
-    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other architectures.
+    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other architectures. A search
+    without training has scores of its own.
 
     Parameters
     ----------
-    search : SupernetSearch
+    search : Search
     draw : callable
         Draws an architecture; one drawn twice is scored once.
     number : int
         Of different architectures.
     images : int
     """
-    batches = list(search.scoring_feed(images).epoch(0))
+    score: Callable[[Genotype], float] = search.score
+    if isinstance(search, SupernetSearch):
+        batches = list(search.scoring_feed(images).epoch(0))
+        score = lambda genotype: 100 * search.score(genotype, batches)  # noqa: E731
     random = generator(search.seed, "scored cells")
     found: dict[str, float] = {}
     while len(found) < number:
         genotype = draw(random)
         if str(genotype) not in found:
-            found[str(genotype)] = 100 * search.score(genotype, batches)
+            found[str(genotype)] = score(genotype)
     return found
 
 

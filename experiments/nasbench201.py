@@ -13,6 +13,8 @@ but for
 - ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
   the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
   of 25,000 images for each cell asked, whether or not it was asked before;
+- searches without training: ``most parameters``, ``most multiply-adds``, ``naswot`` and ``az-nas`` rank random cells by
+  the scores of `isnas.searches.rankers`, ``zero-cost-pt`` removes operations from an untrained super-net;
 - rows that search nothing: random cells, the best of some by the table's short training, the cells with most
   convolutions, parameters or multiply-adds, all edges with a 3x3 convolution, the optimum.
 
@@ -57,7 +59,7 @@ from isnas.comparison.statistics import rank_correlation
 from isnas.comparison.trials import run_trials
 from isnas.networks.counting import count_multiply_adds, count_parameters
 from isnas.networks.registry import build_network
-from isnas.searches.base import SupernetSearch
+from isnas.searches.base import Search
 from isnas.searches.registry import create_search
 from isnas.spaces.nasbench201 import NONE, all_cells, random_cell, to_string
 from isnas.tabular.nasbench201 import DATASETS, Table
@@ -234,13 +236,25 @@ OTHERS: dict[str, str] = {
 
 OTHERS = {name: method for name, method in OTHERS.items() if method in REGISTRY}
 
-METHODS = (SMOOTHED, *SPARSE, *OTHERS, *BY_TABLE)
+FREE: dict[str, str] = {
+    "most parameters": "training-free-parameters",
+    "most multiply-adds": "training-free-multiply-adds",
+    "naswot": "training-free-naswot",
+    "az-nas": "training-free-az-nas",
+    "zero-cost-pt": "zero-cost-pt",
+}
+"""The searches without training, by their names in the registry."""
+
+PROPOSALS = 4
+"""Of Zero-Cost-PT; its authors make ten."""
+
+METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 
 
 def search_of(
     method: str, seed: int, scale: Scale, dataset: Dataset, device: torch.device
-) -> SupernetSearch:
-    """Return a search with a super-net."""
+) -> Search:
+    """Return a search with a super-net, or one without training."""
     changes: dict[str, Any] = {
         "channels": scale.channels,
         "cells": scale.cells,
@@ -251,6 +265,14 @@ def search_of(
         "seed": seed,
     }
     name = "ista-two-stage"
+    if method in FREE:
+        # as many cells as the searches that train each
+        own = {"architectures": scale.asked}
+        if method == "zero-cost-pt":
+            own = {"proposals": PROPOSALS, "validation_batches": 2}
+        known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
+        changes = {**own, **{option: v for option, v in changes.items() if option in known}}
+        return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
     if method == SMOOTHED:
         changes["preset"] = "smoothed"
     elif method in SPARSE:
@@ -267,10 +289,11 @@ def search_of(
     return create_search(name, NASBENCH201_SPACE, dataset, device, **changes)
 
 
-def scores(stage: SupernetSearch, scale: Scale, dataset: Dataset, seed: int) -> dict[str, float]:
+def scores(stage: Search, scale: Scale, dataset: Dataset, seed: int) -> dict[str, float]:
     """Return the accuracy, in per cent, of random cells with a search's shared weights on validation images.
 
-    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells.
+    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other cells. A search
+    without training has scores of its own.
     """
     return scores_of(stage, random_cell, scale.scored, scale.scoring_images)
 
@@ -305,7 +328,7 @@ def run_trial(
     row |= {"cell": found.pop("found"), **found}
     if method == SHARING:
         row["scores"] = {to_string(cell): 100 * score for cell, score in stage.scores.items()}
-    elif (method == RANKED or method in OTHERS) and seed < RANKED_SEEDS:
+    elif (method == RANKED or method in OTHERS or method in FREE) and seed < RANKED_SEEDS:
         row["scores"] = scores(stage, scale, dataset, seed)
     return row
 
@@ -533,8 +556,8 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         f"benchmark's network of 16 channels and 15 cells, those of the others a super-net of "
         f"{settings['channels']} channels and {3 * settings['cells']} cells with {settings['epochs']} epochs, or "
         "as many as the settings in about.json say. "
-        "Kendall's tau compares the super-net's validation accuracy of random cells with the truth on CIFAR-10; in "
-        "brackets the number of seeds that it was measured for.\n\n"
+        "Kendall's tau compares the super-net's validation accuracy of random cells, or the score of a search without "
+        "training, with the truth on CIFAR-10; in brackets the number of seeds that it was measured for.\n\n"
         f"{rankers_text(settings['rankers'])}"
         "Published results stand as quoted by others; none was compared with the authors' own text, and the one marked "
         "unverified is from memory.\n\n"

@@ -1,7 +1,8 @@
 """Methods compared: test accuracy against search cost and against parameters, means and deviations over seeds.
 
 Each run gives the row of its method; a search that trained random architectures, too, gives one for these. A comparison
-(``isnas compare``) gives those of all its methods, and the accuracy against sample passes, too.
+(``isnas compare``) gives those of all its methods, and the accuracy against sample passes, too. A dashed line is the
+Pareto front of accuracy and parameters: the methods on it found the smallest networks that are as good on the average.
 
 python -m figures.compare [LABEL=]RUN [[LABEL=]RUN ...] -o compare.svg
 python -m figures.compare COMPARISON -o compare.svg
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 
 from isnas.comparison.rows import ROWS, read_about, read_rows
 from isnas.drawing import PAGE_WIDTH, save_figure
+from isnas.networks.hand_made import HAND_MADE
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
 from isnas.searches.registry import METHODS
@@ -31,6 +33,7 @@ from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
 from ._style import (
     COLOURS,
+    INK,
     MARKERS,
     axis_label,
     legend_below,
@@ -118,7 +121,7 @@ def results_of_rows(
         name = f"test_{measure.name}"
         if name not in row:  # it failed, or serves others
             continue
-        drawn = row["method"] == DRAWN
+        drawn = row["method"] in (DRAWN, *HAND_MADE)
         result = Result(
             value=measure.scale * float(row[name]),
             cost=0.0 if drawn else float(row["seconds"]),
@@ -185,6 +188,8 @@ def draw_comparison(
             label=name,
         )
         drawn = drawn or bool(known)
+    if quantity == "parameters":
+        _draw_front(results, unit, ax, measure)
     tidy(ax, xlabel=text, ylabel=axis_label(measure))
     if not drawn:
         note(ax, "not known of any run")
@@ -198,6 +203,46 @@ def draw_comparison(
         if quantity != "parameters":
             right = ax.get_xlim()[1]
             ax.set_xlim(-0.05 * right, right)
+
+
+def pareto_front(
+    points: Sequence[tuple[float, float]], higher_is_better: bool = True
+) -> list[tuple[float, float]]:
+    """Return the points (x, y) that none other beats: no other has an x as small and a y as good, one of them better.
+
+    Sorted by x, each once.
+    """
+    sign = 1 if higher_is_better else -1
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(set(points), key=lambda point: (point[0], -sign * point[1])):
+        if not front or sign * y > sign * front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def _draw_front(
+    results: Mapping[str, Sequence[Result]], unit: float, ax: Axes, measure: Measure
+) -> None:
+    """Draw the Pareto front of the means, in steps: what a network of so many parameters has been seen to reach."""
+    means = [
+        (
+            float(np.mean([row.parameters for row in known])) / unit,
+            float(np.mean([r.value for r in known])),
+        )
+        for rows in results.values()
+        if (known := [row for row in rows if np.isfinite(row.parameters)])
+    ]
+    front = pareto_front(means, measure.higher_is_better)
+    if len(front) > 1:
+        ax.step(
+            *zip(*front, strict=True),
+            where="post",
+            color=INK,
+            linewidth=1.2,
+            linestyle=(0, (3, 2)),
+            zorder=2.5,
+            label="Pareto front of the means",
+        )
 
 
 def _unit(quantity: Quantity, largest: float) -> tuple[float, str]:

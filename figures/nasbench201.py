@@ -82,7 +82,7 @@ def _look(method: str) -> dict[str, Any]:
         marker = MARKERS[_MATRICES.index(variant["matrix"])]
         return {"color": colour, "marker": marker, "markerfacecolor": fill}
     i = [name for name in METHODS if name not in SPARSE].index(method)
-    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[2 + i]}
+    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[(2 + i) % len(MARKERS)]}
 
 
 def _stretch(ax: Axes, optimum: float, values: Sequence[float]) -> None:
@@ -126,7 +126,10 @@ def draw_cost(results: Results) -> Figure:
     figure = new_figure(PAGE_WIDTH, 3.8)
     ax = figure.subplots()
     ax.set_xscale("log")
-    costs = {method: fmean(map(cost, rows)) for method, rows in methods.items()}
+    counted = {method: fmean(map(cost, rows)) for method, rows in methods.items()}
+    # a search that passes no image has no place on a log axis: it stands left of the others
+    nothing = min(filter(None, counted.values()), default=1.0) / 3
+    costs = {method: spent or nothing for method, spent in counted.items()}
     everything: list[float] = []
     for method, rows in methods.items():
         accuracies = [row["accuracy"]["cifar10"] for row in rows]
@@ -156,11 +159,12 @@ def draw_cost(results: Results) -> Figure:
     ax.set_xlim(min(costs.values()) / 1.5, max(costs.values()) * 1.5)
     _mark_references(ax, known)
     plain_log_labels(ax.xaxis)
-    tidy(
-        ax,
-        xlabel="search cost (images passed forwards and backwards; methods of equal cost side by side)",
-        ylabel=ACCURACY,
+    xlabel = (
+        "search cost (images passed forwards and backwards; methods of equal cost side by side)"
     )
+    if 0 in counted.values():
+        xlabel = xlabel.replace(")", "; none at the left)")
+    tidy(ax, xlabel=xlabel, ylabel=ACCURACY)
     legend_below(figure, [ax], columns=3)
     return figure
 

@@ -116,6 +116,9 @@ def _resume(
     if epochs is not None and epochs != planned:
         if epochs < planned:
             raise UserError(f"epochs can be raised only: the run has {planned}, got {epochs}")
+        method = run.config.get("method")
+        if method is not None and not method_named(method, job.space).search.extensible:
+            raise UserError(f"a search by {method} cannot be given more epochs once it has begun")
         first = run.config.get("parts", [""])[0]
         if first in run.results:
             raise UserError(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from .. import spaces
-from ..codes.choices import Choices
 from ..runs.directory import Run
 from ..runs.evaluation import from_scratch, tested
 from ..runs.loop import Part, Stage
@@ -18,6 +17,7 @@ from ..runtime.processes import check_batch_size, processes
 from ..runtime.progress import Progress
 from ..runtime.randomness import generator
 from ..searches.base import Search, Setting
+from ..searches.limits import choices_within
 from ..searches.registry import method_named
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
@@ -92,7 +92,9 @@ def search_job(method: str, space: Space, options: Composition) -> Job:
 
 
 def _setting(job: Job, data: Any, device: torch.device) -> Setting:
-    return Setting(job.space, job.task, job.task.without_test(data), device, job.options)
+    options = job.options
+    target = None if options.evaluation is None else options.evaluation.network
+    return Setting(job.space, job.task, job.task.without_test(data), device, options, target)
 
 
 def _check(job: Job, data: Any) -> None:
@@ -139,7 +141,7 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
             return training(Genotype.parse(results["search"]["genotype"], job.space))
 
         parts.append(Part("found", begin, trained))
-        choices = Choices(job.space, options.to_json().get("s"))
+        choices = choices_within(setting, options.to_json().get("s"))
         for i in range(options.follow_up.random_architectures):
             drawn = choices.random(generator(options.runtime.seed, "random", i))
             parts.append(

@@ -1,9 +1,10 @@
 """Comparison of methods: the same data, space, sizes and budget for all, and one referee.
 
 A trial is one search with one seed, judged at once: what it found is trained from scratch by a recipe that all have in
-common, and tested. Two more kinds of trial serve all methods: random architectures trained by the same recipe, which
-say what a search is worth, and what is known of these before their training by the short training of searches that
-train every architecture by itself. A row is written for each trial; started again, a comparison does what is missing.
+common, and tested. Three more kinds of trial serve all methods: random architectures trained by the same recipe, which
+say what a search is worth, what is known of these before their training by the short training of searches that train
+every architecture by itself, and hand-made networks of about their size. A row is written for each trial; started
+again, a comparison does what is missing.
 
     rows.jsonl   a row for each trial
     about.json   settings, and for every launch its command, versions and machine
@@ -22,6 +23,7 @@ import torch
 
 from .. import spaces
 from ..commands.run import load_in_turn
+from ..networks.hand_made import HAND_MADE
 from ..networks.registry import family
 from ..runs.directory import default_directory
 from ..runs.evaluation import evaluation_schema
@@ -31,8 +33,10 @@ from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, OptionField, Schema
 from ..runtime.progress import Progress
 from ..searches.base import Setting
+from ..searches.limits import bounds_of
 from ..searches.registry import METHODS, chosen, method_named
 from ..spaces.base import Space
+from ..tasks.base import Task
 from ..tasks.registry import task_of
 from .clusters import Backend, workers
 from .judging import CHILDREN, SAMPLED, Entry, run_trial, search_options_of
@@ -67,6 +71,12 @@ class ComparisonOptions(BaseOptions):
         Epochs of training one architecture in the searches that train each by itself.
     sampled : int
         Random architectures that are trained by the same recipe, and scored by every search for Kendall's tau.
+    limit : tuple of str
+        How large what is found may be, as it is judged: parameters=3.7M, multiply-adds=600M, or both; for methods that
+        keep limits.
+    hand_made : bool
+        Whether networks that nobody searched, as large as random architectures on the average, are trained by the same
+        recipe, with as many seeds.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -76,7 +86,7 @@ class ComparisonOptions(BaseOptions):
         "child_epochs": 1,
         "sampled": 0,
     }
-    incidental: ClassVar[tuple[str, ...]] = ("methods", "seeds")
+    incidental: ClassVar[tuple[str, ...]] = ("methods", "seeds", "hand_made")
 
     methods: tuple[str, ...] = ("all",)
     seeds: int = 3
@@ -87,10 +97,13 @@ class ComparisonOptions(BaseOptions):
     learning_rate: float | None = None
     child_epochs: int = 3
     sampled: int = 8
+    limit: tuple[str, ...] = ()
+    hand_made: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         Budget.parse(self.budget)
+        bounds_of(self.limit)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -173,7 +186,7 @@ def changes_of(texts: Sequence[str], space: Space) -> dict[str, dict[str, Any]]:
             schema = method_named(method, space).schema(space)
         except UserError as error:
             raise UserError(f"set {text}: {error}") from None
-        decided = {*METHODS[method].search.budgeted, "s"}
+        decided = {*METHODS[method].search.budgeted, "s", "limit"}
         common = ("data", "network", "runtime", "follow_up", "evaluation")
         own = {
             each: field
@@ -269,9 +282,12 @@ def compare(
     changes = changes_of(options.comparison.set, space)
     if idle := sorted(set(changes) - set(methods)):
         raise UserError(f"set: {', '.join(idle)} is not among the methods that are compared")
+    if options.comparison.limit and (without := _without_limits(methods, space)):
+        raise UserError(f"limit: {', '.join(without)} cannot keep one: leave them out")
     for method in methods:  # a mistake shows now, not after hours
         own = search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
-        setting = Setting(space, task, data, torch.device("cpu"), own)
+        target = options.evaluation.network
+        setting = Setting(space, task, data, torch.device("cpu"), own, target)
         METHODS[method].search.check(setting)
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, got {jobs}")
@@ -298,7 +314,7 @@ def compare(
             run_trial,
             [
                 (*key, space.to_json(), remote.to_json(), changes.get(key[0], {}), threads)
-                for key in _trials(methods, options)
+                for key in _trials(methods, options, task)
             ],
             table=table_text,
             describe=lambda row: in_a_line(row, task),
@@ -306,6 +322,10 @@ def compare(
             progress=progress,
         )
         return Comparison(directory, rows.rows, table_text(rows.rows, read_about(directory)))
+
+
+def _without_limits(methods: Sequence[str], space: Space) -> list[str]:
+    return [name for name in methods if "limit" not in METHODS[name].schema(space).fields]
 
 
 def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
@@ -322,6 +342,7 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
         "data": Path(options.data.data).name,
         "budget": str(Budget.parse(options.comparison.budget)),
         "set": sorted(options.comparison.set),
+        "limit": sorted(options.comparison.limit),
         "space": space.to_json(),
         "task": task.name,
         "described": described,
@@ -334,11 +355,12 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     }
 
 
-def _trials(methods: Sequence[str], options: Composition) -> Iterator[tuple[str, int]]:
+def _trials(methods: Sequence[str], options: Composition, task: Task) -> Iterator[tuple[str, int]]:
     """Yield all trials, one seed of all methods after the other: whenever it stops, all have had the same."""
     seeds, sampled = options.comparison.seeds, options.comparison.sampled
+    hand_made = tuple(HAND_MADE) if options.comparison.hand_made and task.name == "images" else ()
     for seed in range(seeds):
-        for method in methods:
+        for method in (*methods, *hand_made):
             yield method, seed
         if sampled and any(METHODS[method].search.trains_children for method in methods):
             yield CHILDREN, seed

@@ -6,27 +6,34 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from .. import spaces
 from ..codes.choices import Choices
+from ..networks.counting import count_parameters
+from ..networks.hand_made import HAND_MADE, HandMadeOptions, width_for
 from ..runs.evaluation import from_scratch, tested
 from ..runs.loop import Diverged, EpochDone, drive, loop
 from ..runs.training import Training
 from ..runtime.devices import cpu_threads, resolve_device
 from ..runtime.options import Composition
-from ..runtime.randomness import generator
+from ..runtime.randomness import generator, seeded
 from ..searches.base import Search, Setting
 from ..searches.registry import METHODS, method_named
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
+from ..tasks.base import Task
 from ..tasks.registry import task_of
 from .referee import Budget, Meter, epoch_cost
 
 SAMPLED = "random architectures"
 """The trials that train a random architecture by the common recipe; their seed is its number."""
+
+AT_LEAST = 8
+"""Random architectures whose sizes hand-made networks are made alike to, if no more are trained."""
 
 CHILDREN = "short training"
 """The trials that train all of these as searches that train every architecture by itself do."""
@@ -68,8 +75,8 @@ def search_options_of(
     }
     own = {
         name: value
-        for name in ("batch_size", "learning_rate")
-        if (value := getattr(options.comparison, name)) is not None
+        for name in ("batch_size", "learning_rate", "limit")
+        if (value := getattr(options.comparison, name)) is not None and name in schema.fields
     }
     search = METHODS[method].search
     if search.trains_children:
@@ -98,8 +105,9 @@ def run_trial(
         ``method``, ``seed``; ``genotype`` and how it was judged: ``test_<measure>``, ``test_loss``, ``parameters``,
         ``multiply_adds``, ``skips``; of a search also ``trained`` and ``evaluated`` units, ``passes``, ``epochs``
         (passes in epochs), ``seconds``, ``peak_memory`` (bytes), its ``schedule`` in epochs, ``over`` (spent divided by
-        the budget), ``own_value`` of its own network, and ``scores`` of the sampled architectures. What is not known is
-        None. A search that diverged has an ``error`` instead.
+        the budget), ``own_value`` of its own network, and ``scores`` of the sampled architectures; of a hand-made
+        network its ``width`` instead of a genotype. What is not known is None. A search that diverged has an ``error``
+        instead.
     """
     from .compare import comparison_schema
 
@@ -131,13 +139,17 @@ def _parts(
     device = resolve_device(options.runtime.device)
     data = task.to(_data(task.name, options.data), device)
     number = options.comparison.sampled
+    if method in HAND_MADE:
+        yield hand_made(method, seed, entry, data, device)
+        return
     if method == SAMPLED:
         yield judged(sampled(seed, entry.space), seed, entry, data, device)
         return
 
     def setting(method: str, epochs: int | None = None) -> Setting:
         found = search_options_of(method, seed, entry, changes, epochs)
-        return Setting(entry.space, task, task.without_test(data), device, found)
+        target = options.evaluation.network
+        return Setting(entry.space, task, task.without_test(data), device, found, target)
 
     if method == CHILDREN:
         search = METHODS["random"].create(setting("random"))
@@ -205,14 +217,50 @@ def judged(
     genotype: Genotype, seed: int, entry: Entry, data: Any, device: torch.device
 ) -> dict[str, Any]:
     """Train an architecture from scratch by the common recipe, and return how good it is."""
-    begun = time.perf_counter()
     recipe, task = entry.recipe(seed), task_of(entry.space)
-    training = Training(from_scratch(genotype, recipe, task, data), recipe, task, data, device)
+    network = from_scratch(genotype, recipe, task, data)
+    found = {"genotype": str(genotype), "skips": genotype.skips}
+    return {**found, **_trained(network, recipe, task, data, device)}
+
+
+def _trained(
+    network: Any, recipe: Composition, task: Task, data: Any, device: torch.device
+) -> dict[str, Any]:
+    begun = time.perf_counter()
+    training = Training(network, recipe, task, data, device)
     for _ in drive(training):
         pass
     return {
-        "genotype": str(genotype),
-        "skips": genotype.skips,
         **tested(training.network, task, data, recipe, device),
         "evaluation_seconds": round(time.perf_counter() - begun, 3),
     }
+
+
+def usual_size(entry: Entry, data: Any) -> int:
+    """Return the mean number of parameters of the random architectures of a comparison, as they are judged."""
+    task = task_of(entry.space)
+    recipe = entry.recipe(0)
+    number = max(entry.options.comparison.sampled, AT_LEAST)
+    sizes = []
+    for i in range(number):
+        genotype = sampled(i, entry.space)
+        with torch.device("meta"):
+            network = from_scratch(genotype, recipe, task, data)
+        sizes.append(count_parameters(network))
+    return round(fmean(sizes))
+
+
+def hand_made(
+    name: str, seed: int, entry: Entry, data: Any, device: torch.device
+) -> dict[str, Any]:
+    """Train a hand-made network of the usual size by the common recipe, and return how good it is.
+
+    It has no paths to drop and no auxiliary head: these parts of the recipe are left out.
+    """
+    task = task_of(entry.space)
+    recipe = entry.recipe(seed).replace(drop_path=0.0, auxiliary_weight=0.0)
+    shape = {"options": HandMadeOptions(**task.shape(data)), "side": max(task.example(data))}
+    width = width_for(name, usual_size(entry, data), **shape)
+    with seeded(seed, "weights"):
+        network = HAND_MADE[name](width, **shape)
+    return {"width": width, **_trained(network, recipe, task, data, device)}

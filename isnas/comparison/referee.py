@@ -7,6 +7,7 @@ reports nothing.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -178,7 +179,12 @@ class EpochCost:
     end: float
 
     def epochs(self, budget: Budget, least: int = 1, *, below: bool = False) -> int:
-        """Return how many epochs come nearest to the budget, or are paid for by it (`below`)."""
+        """Return how many epochs come nearest to the budget, or are paid for by it (`below`).
+
+        As many as anybody could want, where an epoch costs nothing.
+        """
+        if self.epoch == 0:
+            return max(least, sys.maxsize)
         paid = (budget.amount - self.end) / self.epoch
         # the margin is for sums of floating-point numbers
         return max(least, int(paid + 1e-9) if below else round(paid))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import spaces
+from ..networks.hand_made import HAND_MADE
 from ..networks.registry import family
 from ..runtime.options import option_fields
 from ..searches.registry import METHODS
@@ -74,8 +75,8 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         values = [row[name] / unit for row in some if row.get(name) is not None]
         return mean_and_deviation(values, digits) if values else ""
 
-    lines, failures = [], []
-    for method in (*METHODS, SAMPLED):
+    lines, failures, hand_made = [], [], []
+    for method in (*METHODS, SAMPLED, *HAND_MADE):
         of_method = [row for row in rows if row["method"] == method]
         if not of_method:
             continue
@@ -85,6 +86,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         taus = [tau for row in good if (tau := kendall(row, rows, measure)) is not None]
         over = any((row.get("over") or 0) > OVER for row in of_method)
         number = f"{len(of_method)}" + (f" ({len(failed)} failed)" if failed else "")
+        hand_made += [method] if method in HAND_MADE else []
         lines.append(
             (
                 method,
@@ -109,6 +111,12 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         f"{markdown_table(_header(task), lines)}\n"
         f"{_meaning(settings, task)}\n\n"
     )
+    if hand_made:
+        text += (
+            f"{' and '.join(f'*{name}*' for name in hand_made)}: hand-made networks, as wide as makes their number of "
+            "parameters that of random architectures on the average, or as near as can be; trained by the common "
+            "recipe without drop path and auxiliary head. Nobody needs a search that is not better than they are.\n\n"
+        )
     if failures:
         text += "Searches that failed:\n\n" + "\n".join(failures) + "\n\n"
     return text + (
@@ -134,12 +142,19 @@ def _meaning(settings: dict[str, Any], task: Task) -> str:
         f"is about a third of both; an epoch is as many as there are training {unit}. The costs are those that were "
         "counted, of the search alone: a budget is turned into a whole number of epochs beforehand, from what a few "
         "steps cost, and a search that trains architectures one by one stops before it would exceed it, but trains one "
-        "at least. The seconds depend on what else the machine did; a network for search and one for a single "
+        "at least; searches without training rank a number of architectures of their own, if it pays for them. "
+        "The seconds depend on what else the machine did; a network for search and one for a single "
         "architecture take different times for a pass. *Peak memory* is what the search took besides what its process "
         "had. One-stage ISTA-NAS and HM-NAS search and train their own network within the budget, and use all training "
         "data; the others search with one part and choose by the other. A star marks a search that spent over a "
         "tenth more than the budget, because its shortest schedule, or an epoch of it, costs that much."
     )
+    if settings.get("limit"):
+        limits = ", ".join(f"`{each}`" for each in settings["limit"])
+        text += (
+            f"\n\nWhat a search finds is within the limits {limits}; the random architectures and hand-made networks "
+            "are not held to them."
+        )
     if not settings["sampled"]:
         return text
     return text + (

@@ -211,8 +211,8 @@ class CellNetwork(nn.Module, ABC):
         The kind of each cell, in order; set by the network.
     cells : nn.ModuleList
         The cells, likewise.
-    classifier : nn.Linear
-        What makes class scores of the pooled features, likewise.
+    stem : nn.Module
+        What comes before the cells, likewise.
 
     Raises
     ------
@@ -222,7 +222,7 @@ class CellNetwork(nn.Module, ABC):
 
     kinds: tuple[str, ...]
     cells: nn.ModuleList
-    classifier: nn.Linear
+    stem: nn.Module
 
     def __init__(
         self,
@@ -269,6 +269,10 @@ class CellNetwork(nn.Module, ABC):
         Tensor, shape (B, classes)
             Class scores.
         """
+
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Return the modules that features pass one after the other: the stem, then the cells and what is between."""
+        return (self.stem, *self.cells)
 
     def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
         """Return a batch of one sample of some size, without content: for images (H, W) pixels."""

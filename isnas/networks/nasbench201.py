@@ -125,6 +125,15 @@ class NASBench201Network(CellNetwork):
         self.norm = BatchNorm(c)
         self.classifier = nn.Linear(c, options.classes)
 
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Return the stem, the cells of a stage, the residual block behind it, and so on, see `CellNetwork.blocks`."""
+        found: list[nn.Module] = [self.stem]
+        for stage in range(STAGES):
+            if stage > 0:
+                found.append(self.reductions[stage - 1])
+            found += self.cells[stage * self.cells_per_stage : (stage + 1) * self.cells_per_stage]
+        return tuple(found)
+
     def forward(
         self,
         x: Tensor,

@@ -68,6 +68,8 @@ class Setting:
     device : torch.device
     options : Composition
         Of the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
+    target : optional
+        The shape of the network that is made of what is found, which limits are about; by default the search's.
     """
 
     space: Space
@@ -75,6 +77,7 @@ class Setting:
     data: Any
     device: torch.device
     options: Composition
+    target: Any = None
 
     def network_shape(self, **changes: Any) -> Any:
         """Return the shape of a network for these options and data, with changes of what is not the user's."""
@@ -106,6 +109,8 @@ class Search(Stage):
         Whether it may be stopped after any epoch, and holds its result then.
     trains_children : bool
         Whether it trains every architecture by itself: then `epochs` is of one such training.
+    extensible : bool
+        Whether a search that was begun may be given more epochs.
     """
 
     method_options: ClassVar[type[BaseOptions]]
@@ -117,6 +122,7 @@ class Search(Stage):
     probe_epochs: ClassVar[int] = 2
     anytime: ClassVar[bool] = False
     trains_children: ClassVar[bool] = False
+    extensible: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting.task)

@@ -28,6 +28,7 @@ from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import RECURRENT, Search, Setting, check_s
+from .limits import LimitOptions, Limits, choices_within
 
 CHILDREN = {
     **EVALUATION_PRESETS["paper"]["darts"],
@@ -366,20 +367,16 @@ def _fittest(entries: Iterable[tuple[float, Genotype]]) -> Genotype:
 # As a search
 
 
-class BlackBoxSearch(Search):
-    """Search that trains every architecture that a proposer asks for.
-
-    An epoch of the search is one architecture: as many steps as the training of a child takes, and its judgement. It
-    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent.
+class ChildrenSearch(Search):
+    """Search that trains architectures by themselves, children, on one part of the data; the other part judges them.
 
     Attributes
     ----------
     choices : Choices
-    asked : list of (Genotype, float)
-        The architectures that were judged, and their values of the measure.
-    best : Best
+    asking : Genotype
+        The architecture that is trained now.
     child : Training
-        The training of the architecture that is asked for now.
+        Its training.
     """
 
     defaults: ClassVar[dict[str, Any]] = {"epochs": 3}
@@ -392,34 +389,16 @@ class BlackBoxSearch(Search):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.choices = Choices(self.space, self.options.method.s)
-        self._begin()
-        self._ask(next(self._proposer))
-
-    def _begin(self) -> None:
-        self.asked: list[tuple[Genotype, float]] = []
-        self.best = Best()
-        random = generator(self.seed, "search", self.propose.__name__)
-        self._proposer = type(self).propose(self.choices, random, self.options.method)
-        self._ended = False
-
-    @staticmethod
-    def propose(choices: Choices, random: torch.Generator, options: Any) -> Proposer:
-        """Return the proposer: a class of searches sets it."""
-        raise TypeError("a search by children needs a proposer")
+        self.limits = Limits(setting)
+        self.choices = choices_within(setting, self.options.method.s)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"regularization": task.regularization_options}
+        return {"regularization": task.regularization_options, "limits": LimitOptions}
 
     @classmethod
-    def create(cls, setting: Setting) -> BlackBoxSearch:
+    def create(cls, setting: Setting) -> ChildrenSearch:
         return cls(setting)
-
-    @classmethod
-    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
-        """Return the options of a search that asks for so many architectures."""
-        return {"architectures": epochs}
 
     def _ask(self, genotype: Genotype) -> None:
         self.asking = genotype
@@ -429,19 +408,8 @@ class BlackBoxSearch(Search):
         )
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
-    @property
-    def epochs(self) -> int:
-        return len(self.asked) if self._ended else self.options.method.architectures
-
-    @property
-    def steps(self) -> int:
-        return self.child.epochs * self.child.steps
-
-    def genotype(self) -> Genotype:
-        return self.asking if self.best.found is None else self.best.found
-
     def score(self, genotype: Genotype) -> float:
-        """Return the value of an architecture after a training like the children's; the worst if that diverges."""
+        """Return the value of an architecture after a whole training of a child; the worst if that diverges."""
         asking, child, finite = self.asking, self.child, self._finite
         self._ask(genotype)
         for batch in self._child_batches():
@@ -449,11 +417,6 @@ class BlackBoxSearch(Search):
         value = self._value()
         self.asking, self.child, self._finite = asking, child, finite
         return value
-
-    def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """Yield the batches of the child's training."""
-        self.child.epoch, self.child.step = divmod(start, self.child.steps)
-        return self._child_batches()
 
     def _child_batches(self) -> Iterator[Any]:
         child = self.child
@@ -477,6 +440,74 @@ class BlackBoxSearch(Search):
         )
         return self.task.test(self.child.network, feed)[f"test_{self.task.measure.name}"]
 
+    def stateful(self) -> dict[str, Any]:
+        return {}
+
+
+class BlackBoxSearch(ChildrenSearch):
+    """Search that trains every architecture that a proposer asks for.
+
+    An epoch of the search is one architecture: as many steps as the training of a child takes, and its judgement. It
+    goes on exactly where it was interrupted: the proposer is run again with the signals that it was sent. Random
+    architectures and mutants are within the limits; any other proposal beyond them, as of a policy or a grid, gets the
+    worst signal and is not trained.
+
+    Attributes
+    ----------
+    asked : list of (Genotype, float)
+        The architectures that were judged, and their values of the measure.
+    best : Best
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._begin()
+        try:
+            self._ask(self._within(next(self._proposer)))
+        except StopIteration:
+            raise UserError(
+                f"limit {self.limits.in_words()}: no architecture that {self.title} asks for is that small"
+            ) from None
+
+    def _within(self, genotype: Genotype) -> Genotype:
+        """Return the first proposal within the limits, from this one on; the others get the worst signal."""
+        while not self.limits.allow(genotype):
+            genotype = self._proposer.send(self.task.reward(self.task.measure.worst))
+        return genotype
+
+    def _begin(self) -> None:
+        self.asked: list[tuple[Genotype, float]] = []
+        self.best = Best()
+        random = generator(self.seed, "search", self.propose.__name__)
+        self._proposer = type(self).propose(self.choices, random, self.options.method)
+        self._ended = False
+
+    @staticmethod
+    def propose(choices: Choices, random: torch.Generator, options: Any) -> Proposer:
+        """Return the proposer: a class of searches sets it."""
+        raise TypeError("a search by children needs a proposer")
+
+    @classmethod
+    def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
+        """Return the options of a search that asks for so many architectures."""
+        return {"architectures": epochs}
+
+    @property
+    def epochs(self) -> int:
+        return len(self.asked) if self._ended else self.options.method.architectures
+
+    @property
+    def steps(self) -> int:
+        return self.child.epochs * self.child.steps
+
+    def genotype(self) -> Genotype:
+        return self.asking if self.best.found is None else self.best.found
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """Yield the batches of the child's training."""
+        self.child.epoch, self.child.step = divmod(start, self.child.steps)
+        return self._child_batches()
+
     def end_epoch(self, run: Any) -> dict[str, Any]:
         asked, value = self.asking, self._value()
         self._take(asked, value)
@@ -488,7 +519,7 @@ class BlackBoxSearch(Search):
         signal = self.task.reward(value)
         self.best.take(genotype, signal)
         try:
-            following = self._proposer.send(signal)
+            following = self._within(self._proposer.send(signal))
         except StopIteration:
             self._ended = True
             return
@@ -507,9 +538,6 @@ class BlackBoxSearch(Search):
         measure = self.task.measure
         return max((value for _, value in self.asked), key=measure.score)
 
-    def stateful(self) -> dict[str, Any]:
-        return {}
-
     def state_dict(self) -> dict[str, Any]:
         asked = [(genotype.to_json(), value) for genotype, value in self.asked]
         return {
@@ -523,7 +551,7 @@ class BlackBoxSearch(Search):
         """Restore what `state_dict` returned: the proposer is sent all signals again, and comes to the same point."""
         super().load_state_dict(state)
         self._begin()
-        self.asking = next(self._proposer)
+        self.asking = self._within(next(self._proposer))
         for genotype, value in state["asked"]:
             self._take(Genotype.from_json(genotype), value, go_on=False)
         if not self._ended:

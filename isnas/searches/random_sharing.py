@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..networks.core import CellNetwork
+from ..runtime.options import BaseOptions
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
-from .base import RECURRENT
+from ..tasks.base import Task
+from .base import RECURRENT, Setting
+from .limits import LimitOptions, choices_within
 from .path_search import PathOptions, PathSearch
 
 
@@ -40,7 +44,7 @@ class RandomSharingOptions(PathOptions):
 
 
 class RandomSharingSearch(PathSearch):
-    """Search of a genotype by a super-net that random architectures train."""
+    """Search of a genotype by a super-net that random architectures train; all of them are within the limits."""
 
     title = "random search with weight sharing"
     method_options = RandomSharingOptions
@@ -60,6 +64,14 @@ class RandomSharingSearch(PathSearch):
             }
         }
     }
+
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        self.choices = choices_within(setting, self.options.method.s)
+
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        return {"limits": LimitOptions}
 
     def path(self) -> Genotype:
         random = generator(self.seed, "random path", self.epoch, self.step)

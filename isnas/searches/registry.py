@@ -19,6 +19,7 @@ from ..runs.options import RuntimeOptions
 from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, Schema
 from ..spaces.base import Space
+from ..tasks.base import OptimizerOptions
 from ..tasks.registry import task_of
 from .base import Search, Setting
 from .black_box import (
@@ -31,10 +32,20 @@ from .black_box import (
 from .darts import DartsSearch, PcDartsSearch
 from .enas import EnasSearch
 from .gdas import GdasSearch
+from .halving import HalvingSearch
 from .hm_nas import HmNasSearch
 from .one_stage import OneStageTraining
 from .random_sharing import RandomSharingSearch
+from .training_free import TrainingFreeSearch
 from .two_stage import TwoStageSearch
+from .zero_cost_pt import ZeroCostPTSearch
+
+UNTRAINED = {
+    field.name: field.default
+    for field in dataclasses.fields(OptimizerOptions)
+    if field.name != "batch_size"
+}
+"""Options of an optimizer, which are nobody's to choose where a search trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,15 @@ METHODS: dict[str, Method] = {
     "evolution": Method(AgeingEvolution),
     "generational": Method(GenerationalEvolution),
     "reinforce": Method(ReinforceSearch),
+    **{
+        name: Method(HalvingSearch, {"allocation": name})
+        for name in ("successive-halving", "hyperband", "asha")
+    },
+    **{
+        f"training-free-{ranker}": Method(TrainingFreeSearch, {"ranker": ranker, **UNTRAINED})
+        for ranker in ("parameters", "multiply-adds", "naswot", "az-nas")
+    },
+    "zero-cost-pt": Method(ZeroCostPTSearch, UNTRAINED),
 }
 """All methods by name, in the order of tables."""
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from figures import compare
@@ -47,6 +48,25 @@ def test_rows_become_results() -> None:
         compare.results_of_rows(rows[3:5])
 
 
+def test_pareto_front_is_what_nothing_beats() -> None:
+    """By definition, over all pairs; points with ties in x, in y and in both."""
+    random = np.random.default_rng(0)
+    for higher in (True, False):
+        for _ in range(50):
+            points = [tuple(map(float, pair)) for pair in random.integers(0, 6, size=(8, 2))]
+            sign = 1 if higher else -1
+
+            def beaten(
+                point: tuple[float, float], by: tuple[float, float], sign: int = sign
+            ) -> bool:
+                return by != point and by[0] <= point[0] and sign * by[1] >= sign * point[1]
+
+            expected = {p for p in points if not any(beaten(p, q) for q in points)}
+            front = compare.pareto_front(points, higher)
+            assert set(front) == expected and front == sorted(front)
+            assert len(front) == len(expected)
+
+
 def test_all_methods_can_be_told_apart(tmp_path: Path) -> None:
     rows = [
         row(method, seed, 0.5 + 0.03 * i, seconds=10.0 + i, parameters=5000 * (1 + i))
@@ -55,7 +75,8 @@ def test_all_methods_can_be_told_apart(tmp_path: Path) -> None:
     ]
     figure = compare.make_comparison_figure(write(tmp_path, rows))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [f"{method} (2 runs)" for method in METHODS]
+    methods = [f"{method} (2 runs)" for method in METHODS]
+    assert labels == [*methods, "Pareto front of the means"]
     looks = {
         (line.get_color(), line.get_marker())
         for line in figure.axes[0].lines

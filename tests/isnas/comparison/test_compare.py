@@ -27,7 +27,8 @@ from isnas.comparison.judging import CHILDREN, SAMPLED, Entry, sampled, search_o
 from isnas.comparison.referee import Budget, EpochCost, Meter, Spent, epoch_cost
 from isnas.comparison.rows import read_rows
 from isnas.comparison.table import kendall
-from isnas.networks.counting import count_multiply_adds
+from isnas.networks.counting import count_multiply_adds, count_parameters
+from isnas.networks.hand_made import HAND_MADE, HandMadeOptions, width_for
 from isnas.runs.evaluation import presets_for
 from isnas.runs.loop import drive
 from isnas.runtime.errors import UserError
@@ -163,6 +164,7 @@ def options(**changes: Any) -> Composition:
             "child_epochs": 2,
             "evaluation_epochs": 1,
             "sampled": 3,
+            "hand_made": False,
             **changes,
         }
     )
@@ -495,6 +497,46 @@ def test_options_of_all_methods(name: str, preset: str) -> None:
     assert made.optimizer.batch_size == own.get("batch_size", 64)
 
 
+class TestWithoutTraining:
+    def test_a_budget_asks_for_no_more_than_the_user(self) -> None:
+        """What costs nothing is done as often as is wanted; what costs is done as far as the budget pays for it."""
+        entry = Entry(DARTS_SPACE, options())
+        free, naswot = (f"training-free-{name}" for name in ("parameters", "naswot"))
+        assert EpochCost(0.0, 0.0).epochs(Budget(3, "epochs")) > 10**9
+        for epochs, architectures in ((1, 10), (3, 30), (sys.maxsize, 100)):
+            made = search_options_of(naswot, 0, entry, {}, epochs)
+            assert made.method.architectures == architectures
+        more = {"architectures": 1000}
+        assert search_options_of(free, 0, entry, more, 10**9).method.architectures == 1000
+        assert search_options_of("zero-cost-pt", 0, entry, {}, 1).method.proposals == 1
+
+    def test_rows_of_a_search_and_of_hand_made_networks(
+        self, data: Dataset, tmp_path: Path
+    ) -> None:
+        """Sizes are as near as widths allow; nothing of the budget is spent by a search that looks at sizes alone."""
+        methods = ("training-free-parameters", "training-free-naswot")
+        chosen = options(methods=methods, seeds=1, hand_made=True, learning_rate=0.1)
+        made = compare(out=tmp_path, options=chosen)
+        rows = {row["method"]: row for row in made.rows}
+        assert rows[methods[0]]["passes"] == 0
+        assert rows[methods[0]]["scores"] == [
+            count_parameters(
+                isnas.build_network(
+                    sampled(i, DARTS_SPACE), channels=2, cells=3, classes=4, in_channels=1
+                )
+            )
+            for i in range(3)
+        ]
+        assert 0 < rows[methods[1]]["evaluated"] <= 1.1 * 3 * 200
+        usual = judging.usual_size(Entry(DARTS_SPACE, chosen), data)
+        resnet = rows["ResNet-20"]
+        shape = {"options": HandMadeOptions(4, 1), "side": 8}
+        assert resnet["width"] == width_for("ResNet-20", usual, **shape)
+        assert "hand-made networks" in made.table
+        # another launch without them goes on in the same directory
+        compare(out=tmp_path, options=options(methods=methods, seeds=1, learning_rate=0.1))
+
+
 def test_schedules_follow_the_epochs() -> None:
     entry = Entry(DARTS_SPACE, comparison_schema(DARTS_SPACE).compose(device="cpu"))
     one = search_options_of("ista-one-stage", 0, entry, {}, 9)
@@ -544,15 +586,20 @@ def test_all_methods(folder: Path, tmp_path: Path) -> None:
     done = run_command(folder, "--set", *few, "--jobs", "2", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {(row["method"], row["seed"]): row for row in read_rows(tmp_path)}
-    assert set(rows) == {*((m, 0) for m in METHODS), (CHILDREN, 0), (SAMPLED, 0), (SAMPLED, 1)}
+    others = {(CHILDREN, 0), (SAMPLED, 0), (SAMPLED, 1), ("ResNet-20", 0), ("MobileNetV2", 0)}
+    assert set(rows) == {*((m, 0) for m in METHODS), *others}
     for (method, _), row in rows.items():
         assert "error" not in row
         if method == CHILDREN:
             continue
         assert 0 <= row["test_accuracy"] <= 1 and row["parameters"] > 0
+        if method in HAND_MADE:
+            assert row["width"] > 0
+            continue
         Genotype.parse(row["genotype"])
         if method != SAMPLED:
-            assert row["seconds"] > 0 and row["passes"] > 0
+            sizes = method in ("training-free-parameters", "training-free-multiply-adds")
+            assert row["seconds"] > 0 and (row["passes"] == 0) == sizes
             own = method in ("ista-one-stage", "hm-nas")
             assert (row["own_value"] is not None) == own
             assert (row["scores"] is None) == METHODS[method].search.trains_children

@@ -9,9 +9,20 @@ import torch
 from making import build_network, build_supernet, random_genotype
 from torch import Tensor, nn
 
-from isnas import DARTS_SPACE, GENOTYPES, Genotype, count_multiply_adds, count_parameters
+from isnas import (
+    DARTS_SPACE,
+    GENOTYPES,
+    Genotype,
+    count_multiply_adds,
+    count_parameters,
+    get_space,
+)
+from isnas.codes.choices import Choices
 from isnas.networks.counting import PlaceCosts
 from isnas.networks.darts import Network, NetworkOptions
+from isnas.networks.registry import build_network as build_any_network
+from isnas.networks.registry import build_supernet as build_any_supernet
+from isnas.spaces.registry import SPACES
 
 
 def on_meta(name: str, *shape: int, **options: object) -> Network:
@@ -65,8 +76,30 @@ class TestParameters:
             GENOTYPES[name], 4, 6, 7, in_channels=1, stem="imagenet", closing_norm=closing_norm
         )
         counted = sum(p.numel() for p in built.parameters())
-        costs = PlaceCosts(build_supernet(shape))
-        assert costs.parameters(GENOTYPES[name].places(DARTS_SPACE)) == counted
+        costs = PlaceCosts(build_supernet(shape), (40, 32))
+        places = GENOTYPES[name].places(DARTS_SPACE)
+        assert costs.parameters(places) == counted
+        assert costs.multiply_adds(places) == count_multiply_adds(built, (40, 32))
+
+    @pytest.mark.parametrize("space", SPACES)
+    def test_costs_of_places_add_up_in_every_space_of_images(self, space: str) -> None:
+        """What a built network has, by its parameters and an independent counter, of random architectures."""
+        where = get_space(space)
+        if where.task != "images":
+            pytest.skip("no images")
+        with torch.device("meta"):
+            costs = PlaceCosts(build_any_supernet(where), (16, 16))
+        for i in range(3):
+            genotype = Choices(where).random(torch.Generator().manual_seed(i))
+            with torch.device("meta"):
+                network = build_any_network(genotype)
+            places = genotype.places(where)
+            assert costs.parameters(places) == count_parameters(network)
+            assert costs.multiply_adds(places) == count_multiply_adds(network, (16, 16))
+
+    def test_multiply_adds_need_a_size(self) -> None:
+        with pytest.raises(RuntimeError, match="size"):
+            PlaceCosts(build_supernet(NetworkOptions(2, 3, 5, 1))).multiply_adds({})
 
     def test_least_size_is_that_of_the_smallest_architecture(self) -> None:
         shape = NetworkOptions(4, 3, 5, 1)

@@ -26,12 +26,13 @@ from isnas.runs.training import Training
 from isnas.runtime.devices import check_compiler
 from isnas.runtime.errors import UserError
 from isnas.runtime.memory import saved_bytes
+from isnas.searches.base import SupernetSearch
 from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Dataset
 
-STAGED = [name for name, method in METHODS.items() if not method.search.trains_children]
+STAGED = [name for name, method in METHODS.items() if issubclass(method.search, SupernetSearch)]
 ALONE = "discrete network"
 FROZEN = "ista-one-stage, frozen"
 WHOLE = {"drop_path": 0.3, "auxiliary_weight": 0.4, "cutout": 2}
