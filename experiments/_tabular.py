@@ -163,8 +163,8 @@ def scores_of(
 ) -> dict[str, float]:
     """Return the accuracy, in per cent, of random architectures with a search's shared weights on validation images.
 
-    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other architectures. A search
-    without training has scores of its own.
+    The coefficients are 1, also in a super-net trained with a sparse code, which has none for other architectures. A
+    search without training has scores of its own.
 
     Parameters
     ----------
