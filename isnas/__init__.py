@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .codes.sparse import SparseCode, SparseCodeOptions
 from .commands import RunResult, evaluate, resume, search, train
 from .comparison.compare import Comparison, compare
+from .deployment.classifier import Classifier, Prediction, load_classifier
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
@@ -41,6 +42,7 @@ __all__ = [
     "CellGenotype",
     "CellNetwork",
     "Choice",
+    "Classifier",
     "Coefficients",
     "Comparison",
     "DartsSpace",
@@ -49,6 +51,7 @@ __all__ = [
     "Genotype",
     "Interrupted",
     "Place",
+    "Prediction",
     "Progress",
     "RunRecord",
     "RunResult",
@@ -66,6 +69,7 @@ __all__ = [
     "evaluate",
     "fold",
     "get_space",
+    "load_classifier",
     "load_dataset",
     "load_network",
     "resume",
