@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+# what `isnas export` writes and checks files with; torch's exporter to ONNX needs onnxscript
+export = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "safetensors>=0.5"]
 version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
 
 setup(
@@ -36,7 +38,9 @@ setup(
             "ruff==0.17.*",  # another version may find or format something else
             "tensorboard>=2.18",
             "distributed>=2025.1",  # a comparison on a local cluster
+            *export,
         ],
+        "export": export,
         # clusters that `isnas compare` can run on, through joblib
         "dask": ["distributed>=2025.1"],
         "ray": ["ray>=2.40"],

@@ -12,6 +12,7 @@ from .codes.sparse import SparseCode, SparseCodeOptions
 from .commands import RunResult, evaluate, resume, search, train
 from .comparison.compare import Comparison, compare
 from .deployment.classifier import Classifier, Prediction, load_classifier
+from .deployment.export import Exported, export_network
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
@@ -48,6 +49,7 @@ __all__ = [
     "DartsSpace",
     "Dataset",
     "Edge",
+    "Exported",
     "Genotype",
     "Interrupted",
     "Place",
@@ -67,6 +69,7 @@ __all__ = [
     "count_parameters",
     "draw_cells",
     "evaluate",
+    "export_network",
     "fold",
     "get_space",
     "load_classifier",

@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": "Compare methods on one data set: same space, sizes and budget, one referee.",
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
+    "export": "Write a trained network for other programs: ONNX, torch.export, safetensors.",
     "predict": "Tell what is on images, by a trained network.",
     "resume": "Go on with a run that was broken off.",
 }
@@ -285,6 +286,38 @@ def _add_predict(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the results only")
 
 
+def _add_export(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    _add_network(parser)
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch-export", "safetensors"),
+        default="onnx",
+        help="ONNX (the default); PyTorch's own .pt2, which needs no code; or the weights, with a "
+        "module of plain PyTorch",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="default: beside the network, with the format's suffix"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        metavar="N|dynamic",
+        help="images that it takes at a time; dynamic (the default): any number",
+    )
+    parser.add_argument(
+        "--with-normalization",
+        action="store_true",
+        help="it takes pixels, uint8, and normalises them itself",
+    )
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "dynamic" else int(text)
+
+
+_batch_size.__name__ = "number, or dynamic,"  # argparse's word for it
+
+
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "network", metavar="NETWORK", help="a run's directory, a network.pt or its network.json"
@@ -298,6 +331,7 @@ _ADD = {
     "compare": _add_compare,
     "draw": _add_draw,
     "report": _add_report,
+    "export": _add_export,
     "predict": _add_predict,
     "resume": _add_resume,
 }
@@ -372,6 +406,9 @@ def _run(arguments: dict[str, Any]) -> int | None:
         write_report(run, out)
         print(f"written to {out}")
         return None
+    if command == "export":
+        _export(**arguments)
+        return None
     progress = Progress(arguments.pop("quiet"))
     if command == "predict":
         return _predict(progress, **arguments)
@@ -416,6 +453,19 @@ def _predict(progress: Progress, network: str, images: list[str], **options: Any
         network, images, sys.stdout.write, progress=progress, complain=complain, **options
     )
     return 1 if failed else 0
+
+
+def _export(network: str, **options: Any) -> None:
+    from .deployment.export import export_network
+
+    _refuse_several("export")
+    done = export_network(network, **options)
+    print(f"written to {done.path} ({done.path.stat().st_size:,} bytes)")
+    print(
+        f"checked by {done.by} on {done.images} random images: largest difference from the "
+        f"network {done.difference:.1e}, where scores go up to {done.largest:.3g}"
+    )
+    print(f"to use it without isnas: python {shlex.quote(str(done.loader))} IMAGES...")
 
 
 def _refuse_several(command: str) -> None:
