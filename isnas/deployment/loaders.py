@@ -59,6 +59,7 @@ def loader(facts: Facts, packages: Sequence[str], load: str) -> str:
             f"Needs {', '.join(['numpy', 'pillow', *packages])}. As a command: python THIS_FILE IMAGES...",
             '"""',
             "",
+            *(() if facts.preparation.crop == "pad" else ["import math"]),
             "import sys",
             "from pathlib import Path",
             "",
@@ -116,7 +117,7 @@ def _normalisation(facts: Facts) -> list[str]:
 
 
 def _prepare(facts: Facts) -> list[str]:
-    grey = facts.preparation.colour == "grey"
+    grey, whole = facts.preparation.colour == "grey", facts.preparation.crop == "pad"
     end = (
         "return pixels[None]"
         if facts.normalised_inside
@@ -127,6 +128,7 @@ def _prepare(facts: Facts) -> list[str]:
         "def prepare(path):",
         f'    """Return an image file as the network takes it: (1, {1 if grey else 3}, SIZE, SIZE), {kind}."""',
         "    with Image.open(path) as opened:",
+        *(() if whole else _BOX),
         "        image = ImageOps.exif_transpose(opened)  # upright",
         '    if image.mode.startswith("I"):  # 16 bits',
         "        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))",
@@ -134,7 +136,7 @@ def _prepare(facts: Facts) -> list[str]:
         '        white = Image.new("RGBA", image.size, "white")',
         '        image = Image.alpha_composite(white, image.convert("RGBA"))',
         f'    image = image.convert("{"L" if grey else "RGB"}")',
-        *(_WHOLE if facts.preparation.crop == "pad" else _CENTRE),
+        *(_WHOLE if whole else _CENTRE),
         "    pixels = np.asarray(image)[None]"
         if grey
         else "    pixels = np.asarray(image).transpose(2, 0, 1)",
@@ -150,13 +152,27 @@ _WHOLE = [
     "        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)",
 ]
 
+_BOX = [
+    '        if opened.format not in ("JPEG", "MPO"):',
+    "            opened.load()  # other formats say behind the pixels how they are turned",
+    "        width, height = opened.size",
+    "        if opened.getexif().get(0x0112) in (5, 6, 7, 8):  # it lies on its side",
+    "            width, height = height, width",
+    "        # the shorter side becomes 8/7 SIZE, and of that the centre is taken",
+    "        shorter, resized = min(width, height), round(SIZE * 8 / 7)",
+    "        new = [int(resized * side / shorter) for side in (width, height)]",
+    "        left, top = (round((side - SIZE) / 2) for side in new)",
+    "        x, y = width / new[0], height / new[1]",
+    "        box = (left * x, top * y, (left + SIZE) * x, (top + SIZE) * y)",
+    "        shrink = min(box[2] - box[0], box[3] - box[1]) / (2 * SIZE)",
+    "        if shrink >= 2:  # the decoder of JPEG halves what is large, as in training",
+    "            draft = math.ceil(opened.width / shrink), math.ceil(opened.height / shrink)",
+    "            opened.draft(None, draft)",
+]
+
 _CENTRE = [
-    "    # the shorter side becomes 8/7 SIZE, and of that the centre is taken",
-    "    shorter, resized = min(image.size), round(SIZE * 8 / 7)",
-    "    width, height = (int(resized * side / shorter) for side in image.size)",
-    "    left, top = round((width - SIZE) / 2), round((height - SIZE) / 2)",
     "    x, y = image.width / width, image.height / height",
-    "    box = (left * x, top * y, (left + SIZE) * x, (top + SIZE) * y)",
+    "    box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)",
     "    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)",
 ]
 

@@ -252,8 +252,10 @@ def test_loaders_prepare_images_bit_for_bit(crop: str, colour: str, tmp_path: Pa
     prepare = imported(tmp_path / "loader.py").prepare
     tagged = Image.Exif()
     tagged[0x0112] = 8
-    # JPEGs of no more than twice the size: the decoder of the others shrinks larger ones of crop "resized"
-    photograph(1, (15, 17)).save(tmp_path / "turned.jpg", exif=tagged)
+    photograph(1, (300, 217)).save(tmp_path / "turned.jpg", exif=tagged)
+    photograph(1, (100, 77)).save(tmp_path / "turned.tif", exif=tagged)
+    photograph(1, (40, 77)).save(tmp_path / "turned.png", exif=tagged)
+    photograph(6, (160, 120)).save(tmp_path / "large.jpg")
     picture(5, (12, 16), "CMYK").save(tmp_path / "print.jpg")
     photograph(1, (9, 9)).save(tmp_path / "fits.png")
     picture(2, (21, 33), "RGBA").save(tmp_path / "transparent.png")
@@ -262,7 +264,7 @@ def test_loaders_prepare_images_bit_for_bit(crop: str, colour: str, tmp_path: Pa
     deep = np.arange(900, dtype=np.uint16).reshape(30, 30) * 70
     Image.fromarray(deep).save(tmp_path / "deep.png")
     files = [file for file in sorted(tmp_path.iterdir()) if file.suffix != ".py"]
-    assert len(files) == 7
+    assert len(files) == 10
     for file in files:
         assert np.array_equal(prepare(file), preparation(file).numpy()), file
 
