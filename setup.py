@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 # what `isnas export` writes and checks files with; torch's exporter to ONNX needs onnxscript
-export = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "safetensors>=0.5"]
+export = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.7", "safetensors>=0.5"]
 version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
 
 setup(

@@ -30,6 +30,9 @@ from .plain import plain_source
 TOLERANCE = 1e-4
 """Largest difference from the network's scores, as a share of the largest score, or of 1 where that is less."""
 
+OPSET = 18
+"""Version of ONNX's operators that is written, whatever the default of torch's exporter: old runtimes read it, too."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -283,6 +286,7 @@ def _onnx(exportable: _Exportable) -> tuple[bytes, str]:
         input_names=["images"],
         output_names=["logits"],
         external_data=False,
+        opset_version=OPSET,
         verbose=False,
     )
     model = program.model_proto

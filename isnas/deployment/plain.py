@@ -110,6 +110,8 @@ def _written(graph: fx.Graph, network: nn.Module) -> tuple[dict[str, str], list[
             continue
         if node.op == "call_module":
             attribute = names[node].replace(".", "_")
+            if not attribute.isidentifier():
+                raise _unwritable(f"{names[node]!r:.60} is no name of Python's")
             layers[attribute] = _layer(network.get_submodule(names[node]))
             if (now := _place(names[node])) != place:
                 lines.append(f"# {now}")

@@ -44,7 +44,7 @@ def saved(place: Path, fill_norms, space: str = "nasbench201", **shape: object) 
     """Save a network with weights and statistics of its own."""
     space = isnas.get_space(space)
     genotype = Choices(space).random(torch.Generator().manual_seed(1))
-    shape = {**family(space).quick, "channels": 4, **shape}
+    shape = {"channels": 4, "cells": family(space).options.least["cells"], **shape}
     network = isnas.build_network(genotype, classes=len(CLASSES), in_channels=3, **shape)
     fill_norms(network, 1)
     isnas.save_network(network, place / "network.pt", DATA)
@@ -89,7 +89,7 @@ def test_onnx_holds_what_is_needed_to_use_it(tmp_path: Path, fill_norms) -> None
     import onnx
     import onnxruntime
 
-    path = saved(tmp_path, fill_norms, cells=1)
+    path = saved(tmp_path, fill_norms)
     done = export.export_network(path, "onnx", with_normalization=True)
     content = done.path.read_bytes()
     assert b"/isnas/" not in content  # no paths of the machine
@@ -125,7 +125,7 @@ def test_onnx_holds_what_is_needed_to_use_it(tmp_path: Path, fill_norms) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 def test_a_fixed_batch_is_as_large_as_asked(format: str, tmp_path: Path, fill_norms) -> None:
-    path = saved(tmp_path, fill_norms, cells=1)
+    path = saved(tmp_path, fill_norms)
     done = export.export_network(path, format, tmp_path / "new" / "a.bin", batch_size=3)
     assert done.images == 3
     loader = imported(tmp_path / "new" / "a_bin.py")
@@ -139,7 +139,7 @@ def test_a_fixed_batch_is_as_large_as_asked(format: str, tmp_path: Path, fill_no
 
 @pytest.mark.slow
 def test_torch_export_holds_the_facts(tmp_path: Path, fill_norms) -> None:
-    done = export.export_network(saved(tmp_path, fill_norms, cells=1), "torch-export")
+    done = export.export_network(saved(tmp_path, fill_norms), "torch-export")
     assert b"/isnas/" not in done.path.read_bytes().replace(b"/extra/isnas.json", b"")
     extra = {"isnas.json": ""}
     torch.export.load(done.path, extra_files=extra)
@@ -210,7 +210,7 @@ def test_the_plain_module_is_for_torchscript_and_the_old_exporter(
 @pytest.mark.slow
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_loaders_need_no_isnas(format: str, tmp_path: Path, fill_norms) -> None:
-    path = saved(tmp_path, fill_norms, cells=1)
+    path = saved(tmp_path, fill_norms)
     done = export.export_network(path, format)
     picture(3, (12, 15)).save(tmp_path / "a.png")
     expected = isnas.load_classifier(path)(tmp_path / "a.png")
@@ -282,7 +282,7 @@ def test_loaders_of_many_classes_and_odd_names_are_python(tmp_path: Path) -> Non
 def test_what_differs_is_not_written(
     tmp_path: Path, fill_norms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(tmp_path, fill_norms, cells=1)
+    path = saved(tmp_path, fill_norms)
     kind = export.FORMATS["safetensors"]
 
     def altered(exportable):
@@ -299,7 +299,7 @@ def test_what_differs_is_not_written(
 def test_the_command_says_what_it_wrote(
     tmp_path: Path, fill_norms, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved(tmp_path, fill_norms, cells=1)
+    saved(tmp_path, fill_norms)
     assert main(["export", str(tmp_path), "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
     size = (tmp_path / "network.safetensors").stat().st_size
@@ -344,7 +344,7 @@ def test_a_mistake_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_onnx.py").write_text("# mine\n")
     (tmp_path / "run").mkdir()
-    path = saved(tmp_path / "run", fill_norms, cells=1)
+    path = saved(tmp_path / "run", fill_norms)
     before = sorted(tmp_path.rglob("*"))
     try:
         status = main([str(path) if word == "NETWORK" else word for word in words])
@@ -359,7 +359,7 @@ def test_a_mistake_is_one_clear_line(
 def test_what_is_not_installed_is_one_line_with_the_command(
     tmp_path: Path, fill_norms, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = saved(tmp_path, fill_norms, cells=1)
+    path = saved(tmp_path, fill_norms)
     find = importlib.util.find_spec
     missing = ("onnxscript", "onnxruntime")
     monkeypatch.setattr(
