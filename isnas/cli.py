@@ -312,10 +312,9 @@ def _add_export(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _batch_size(text: str) -> int | None:
+    if text != "dynamic" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number or dynamic, got {text!r}")
     return None if text == "dynamic" else int(text)
-
-
-_batch_size.__name__ = "number, or dynamic,"  # argparse's word for it
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:

@@ -317,7 +317,7 @@ def test_the_command_says_what_it_wrote(
         (["export", "."], "holds no network"),
         (["export", "NETWORK", "--format", "onxx"], "did you mean onnx?"),
         (["export", "NETWORK", "--batch-size", "0"], "batch_size must be at least 1, or dynamic"),
-        (["export", "NETWORK", "--batch-size", "all"], "number, or dynamic,"),
+        (["export", "NETWORK", "--batch-size", "all"], "expected a whole number or dynamic"),
         (
             ["export", "NETWORK", "--format", "safetensors", "--batch-size", "2"],
             "batch_size is for",
