@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+# what `isnas export` writes and checks files with; torch's exporter to ONNX needs onnxscript
+EXPORT = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.7", "safetensors>=0.5"]
 version = re.search(r'__version__ = "(.+)"', (here / "isnas" / "__init__.py").read_text())[1]
 
 # reads numpydoc docstrings and Markdown pages; furo is its theme
@@ -40,8 +42,10 @@ setup(
             "tensorboard>=2.18",
             "distributed>=2025.1",  # a comparison on a local cluster
             *DOCS,
+            *EXPORT,
         ],
         "docs": DOCS,
+        "export": EXPORT,
         # clusters that `isnas compare` can run on, through joblib
         "dask": ["distributed>=2025.1"],
         "ray": ["ray>=2.40"],

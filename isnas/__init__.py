@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .codes.sparse import SparseCode, SparseCodeOptions
 from .commands import RunResult, evaluate, resume, sample, search, train
 from .comparison.compare import Comparison, compare
+from .deployment.classifier import Classifier, Prediction, load_classifier
+from .deployment.export import Exported, export_network
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
@@ -41,14 +43,17 @@ __all__ = [
     "CellGenotype",
     "CellNetwork",
     "Choice",
+    "Classifier",
     "Coefficients",
     "Comparison",
     "DartsSpace",
     "Dataset",
     "Edge",
+    "Exported",
     "Genotype",
     "Interrupted",
     "Place",
+    "Prediction",
     "Progress",
     "RunRecord",
     "RunResult",
@@ -64,8 +69,10 @@ __all__ = [
     "count_parameters",
     "draw_cells",
     "evaluate",
+    "export_network",
     "fold",
     "get_space",
+    "load_classifier",
     "load_dataset",
     "load_network",
     "resume",

@@ -36,6 +36,8 @@ COMMANDS = {
     "compare": "Compare methods on one data set: same space, sizes and budget, one referee.",
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
+    "export": "Write a trained network for other programs: ONNX, torch.export, safetensors.",
+    "predict": "Tell what is on images, by a trained network.",
     "resume": "Go on with a run that was broken off.",
     "sample": "Write text with a trained language model.",
 }
@@ -325,6 +327,68 @@ def _add_sample(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
 
 
+def _add_predict(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    _add_network(parser)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files; folders, whose images are taken at any depth; patterns such as 'photos/*.jpg'",
+    )
+    parser.add_argument(
+        "--top", type=int, default=1, metavar="K", help="classes to name for each image (default 1)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("lines", "csv", "json"),
+        default="lines",
+        help="a line, a row of a table, or an object of a JSON array for each image (default lines)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="images at a time (default 64)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the results only")
+
+
+def _add_export(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    _add_network(parser)
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch-export", "safetensors"),
+        default="onnx",
+        help="ONNX (the default); PyTorch's own .pt2, which needs no code; or the weights, with a "
+        "module of plain PyTorch",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="default: beside the network, with the format's suffix"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        metavar="N|dynamic",
+        help="images that it takes at a time; dynamic (the default): any number",
+    )
+    parser.add_argument(
+        "--with-normalization",
+        action="store_true",
+        help="it takes pixels, uint8, and normalises them itself",
+    )
+
+
+def _batch_size(text: str) -> int | None:
+    if text != "dynamic" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number or dynamic, got {text!r}")
+    return None if text == "dynamic" else int(text)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "network", metavar="NETWORK", help="a run's directory, a network.pt or its network.json"
+    )
+
+
 _ADD = {
     "search": _add_search,
     "train": _add_train,
@@ -332,6 +396,8 @@ _ADD = {
     "compare": _add_compare,
     "draw": _add_draw,
     "report": _add_report,
+    "export": _add_export,
+    "predict": _add_predict,
     "resume": _add_resume,
     "sample": _add_sample,
 }
@@ -381,7 +447,8 @@ def _show(result: RunResult, out: TextIO) -> None:
     print(f"written to {result.directory}: {', '.join(names)}", file=out)
 
 
-def _run(arguments: dict[str, Any]) -> None:
+def _run(arguments: dict[str, Any]) -> int | None:
+    """Carry out a command; return its exit status where that is not 0."""
     command = arguments.pop("command")
     if command == "draw":
         from .drawing import draw_cells
@@ -396,10 +463,10 @@ def _run(arguments: dict[str, Any]) -> None:
             raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
         draw_cells(genotype, out)
         print(f"written to {out}")
-        return
+        return None
     if command == "sample":
         print(sample(arguments.pop("run"), **arguments))
-        return
+        return None
     if command == "report":
         # the figures stand above the library, as this command does
         from figures.report import write_report
@@ -408,12 +475,17 @@ def _run(arguments: dict[str, Any]) -> None:
         out = Path(arguments["out"] or run / "report.html")
         write_report(run, out)
         print(f"written to {out}")
-        return
+        return None
+    if command == "export":
+        _export(**arguments)
+        return None
     progress = Progress(arguments.pop("quiet"))
+    if command == "predict":
+        return _predict(progress, **arguments)
     if command == "resume":
         directory = arguments.pop("run")
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
-        return
+        return None
     several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
     arguments |= several
     common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
@@ -431,11 +503,45 @@ def _run(arguments: dict[str, Any]) -> None:
         )
         if command == "compare":
             _compare(space, common, arguments)
-            return
+            return None
         method = arguments.pop("method", ONE_STAGE)
         result = search(method, space, **common, **arguments)
     if result is not None:
         _show(result, sys.stdout)
+    return None
+
+
+def _predict(progress: Progress, network: str, images: list[str], **options: Any) -> int:
+    """Predict, and return 1 where images could not be read."""
+    from .commands.predict import predict
+
+    _refuse_several("predict")
+
+    def complain(problem: str) -> None:
+        _complain(f"isnas: error: {problem}")
+
+    failed = predict(
+        network, images, sys.stdout.write, progress=progress, complain=complain, **options
+    )
+    return 1 if failed else 0
+
+
+def _export(network: str, **options: Any) -> None:
+    from .deployment.export import export_network
+
+    _refuse_several("export")
+    done = export_network(network, **options)
+    print(f"written to {done.path} ({done.path.stat().st_size:,} bytes)")
+    print(
+        f"checked by {done.by} on {done.images} random images: largest difference from the "
+        f"network {done.difference:.1e}, where scores go up to {done.largest:.3g}"
+    )
+    print(f"to use it without isnas: python {shlex.quote(str(done.loader))} IMAGES...")
+
+
+def _refuse_several(command: str) -> None:
+    if processes() > 1:
+        raise UserError(f"{command} is not for torchrun: one process does it")
 
 
 def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
@@ -502,7 +608,10 @@ def _genotype_of(arguments: dict[str, Any]) -> Genotype:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 after a user's mistake, 130 when interrupted."""
+    """Run the command and return its exit status.
+
+    It is 0, or 1 where some of several images could not be read, 2 after a user's mistake, 130 when interrupted.
+    """
     try:
         with joined():
             return _main(arguments)
@@ -519,7 +628,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         given = _parsed(words)
         if comparing:
             given["words"] = words
-        _run(given)
+        return _run(given) or 0
     except UserError as error:
         _complain(f"isnas: error: {error}")
         return 2
@@ -538,7 +647,6 @@ def _main(arguments: Sequence[str] | None) -> int:
     except OSError as error:  # standard output is full or closed
         _complain(f"isnas: error: cannot write the results: {error.strerror}")
         return 2
-    return 0
 
 
 def _complain(text: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from ..runs.directory import Run
 from ..runs.evaluation import check_auxiliary, evaluation_schema, from_scratch, sizes, tested
 from ..runs.loop import Part, Stage
-from ..runs.saved import load_network, saved_data
+from ..runs.saved import load_network, network_file, saved_data
 from ..runs.training import Training
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError
@@ -123,6 +123,7 @@ def test_saved(
         When a file is missing or damaged, or the data do not fit the network.
     """
     with joined():
+        path = network_file(path)
         network, saved = load_network(path), saved_data(path)
         task = task_of(network.space)
         schema = evaluation_schema(Genotype.of(network).space)

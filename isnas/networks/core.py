@@ -187,8 +187,8 @@ class Nodes(nn.Module):
                 out = out * term.kept.to(out.dtype)
             node = out if node is None else node + out
         if node is None:  # a node that nothing reaches is zero
-            size = [-(-length // self.stride) for length in states[0].shape[2:]]
-            node = states[0].new_zeros(len(states[0]), channels, *size)
+            step = self.stride
+            node = torch.zeros_like(states[0][:, :channels, ::step, ::step])
         return node
 
 

@@ -79,7 +79,10 @@ class ResidualBlock(nn.Module):
             nn.ReLU(),
             *conv_norm(c_out, c_out, 3),
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), convolution(c_in, c_out, 1))
+        # without padding count_include_pad changes nothing here, but runtimes of exported networks
+        # count what lies beyond an odd edge otherwise (ONNX Runtime 1.20)
+        pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.shortcut = nn.Sequential(pool, convolution(c_in, c_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2))."""

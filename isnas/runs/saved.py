@@ -37,23 +37,45 @@ def save_network(
     write_json(Path(path).with_suffix(".json"), description)
 
 
+def network_file(path: str | Path) -> Path:
+    """Return the file of weights that a path means: that of a run's directory, or of a description, ``network.json``.
+
+    Raises
+    ------
+    UserError
+        When a directory holds no network.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "network.pt").is_file():
+            raise UserError(f"{path} holds no network: there is no network.pt in it")
+        return path / "network.pt"
+    return path.with_suffix(".pt") if path.suffix == ".json" else path
+
+
 def saved_data(path: str | Path) -> dict[str, Any]:
-    """Return the facts on its data that `save_network` wrote beside a network; {} where there are none."""
-    if not Path(path).is_file():
+    """Return the facts on its data that `save_network` wrote beside a network, see `network_file`; {} without any."""
+    path = network_file(path)
+    if not path.is_file():
         raise UserError(f"{path} cannot be read: there is no such file")
-    data = read_json(Path(path).with_suffix(".json"))
+    data = read_json(path.with_suffix(".json"))
     return (data.get("data") if isinstance(data, dict) else None) or {}
 
 
 def load_network(path: str | Path) -> CellNetwork:
     """Read a network that `save_network` wrote, also that of an earlier version, in evaluation mode, on the CPU.
 
+    Parameters
+    ----------
+    path : path
+        See `network_file`.
+
     Raises
     ------
     UserError
         When a file is missing or damaged, or the two do not fit each other.
     """
-    path = Path(path)
+    path = network_file(path)
     state = read_tensors(path)
     description = read_json(path.with_suffix(".json"))
     try:

@@ -20,6 +20,7 @@ FLOORS = (
     "tabular",
     "drawing",
     "runs",
+    "deployment",
     "searches",
     "commands",
     "comparison",

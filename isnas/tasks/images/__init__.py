@@ -8,6 +8,7 @@ from .augmentation import Augmentation
 from .batches import Batches, check_batches, split_indices
 from .dataset import Dataset
 from .decoding import Images, LazyImages, UnreadableImage
+from .preparation import Preparation
 from .sources import load_dataset
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "Images",
     "LazyImages",
+    "Preparation",
     "UnreadableImage",
     "check_batches",
     "load_dataset",

@@ -168,7 +168,7 @@ class LazyImages:
                 f"no readable image of its class stands in for {printable(self.paths[i])}"
             )
 
-        images, failures = _filled(len(wanted), self.image_size, self.colour, pixels)
+        images, failures = filled(len(wanted), self.image_size, self.colour, pixels)
         if failures:
             raise _refusal(failures)
         for message in sorted(found):
@@ -216,7 +216,7 @@ def decode(
         names them all, up to ten.
     """
     frame = partial(square, size=image_size, colour=colour)
-    images, failures = _filled(
+    images, failures = filled(
         len(paths), image_size, colour, lambda i: read_pixels(paths[i], frame)
     )
     refused = {i: error for i, error in failures.items() if not skip or error.of_system}
@@ -247,7 +247,7 @@ def _refusal(failures: Mapping[int, UserError]) -> UserError:
     return UserError(f"{len(errors):,} images are not readable: {listed(each)}{way_out}")
 
 
-def _filled(
+def filled(
     n: int, size: int, colour: Colour, pixels: Callable[[int], np.ndarray]
 ) -> tuple[Tensor, dict[int, UserError]]:
     """Make images of 0 to n - 1 with all processors.

@@ -380,6 +380,26 @@ def scan(place: Path) -> Split:
     return _each_file_once(whole) if walk.linked else whole
 
 
+def images_below(folder: str) -> tuple[list[str], list[str], LeftOut]:
+    """Return the paths of the images in a folder, at any depth; broken links; and what else is there.
+
+    Entries and links are taken as `scan` takes those of a class.
+
+    Raises
+    ------
+    UserError
+        If a folder cannot be read.
+    """
+    walk = _Walk(Path(folder))
+    try:
+        found = walk.images("")
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {printable(error.filename or folder)}: {error.strerror or error}"
+        ) from error
+    return [os.path.join(folder, path) for path, _ in found], sorted(walk.broken), walk.left_out
+
+
 class _Walk:
     """A walk through the folders of a split."""
 

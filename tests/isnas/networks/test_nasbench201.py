@@ -16,7 +16,7 @@ from isnas import (
     count_parameters,
     fold,
 )
-from isnas.networks.nasbench201 import NASBench201Network, NASBench201Options
+from isnas.networks.nasbench201 import NASBench201Network, NASBench201Options, ResidualBlock
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE, parse_string, to_string
 
 # the node's edges decide: at most one operation each
@@ -25,6 +25,19 @@ CODE = SparseCodeOptions(m=(3, 5, 7), s=(1, 2, 3), init_scale=0.3)
 
 def all_edges(name: str) -> str:
     return "+".join("".join(f"|{name}~{i}" for i in range(n)) + "|" for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_the_shortcut_pools_as_the_benchmarks(size: int) -> None:
+    """Windows over an odd edge are means of the pixels that are there, forwards and backwards, bit for bit."""
+    pool = ResidualBlock(3, 6).shortcut[0]
+    found = []
+    for module in (pool, torch.nn.AvgPool2d(2, ceil_mode=True)):  # the latter as published
+        x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        out = module(x.requires_grad_())
+        out.square().sum().backward()
+        found.append((out, x.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_published_size() -> None:
