@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import statistics
@@ -20,7 +21,8 @@ from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
-from .runtime.errors import UserError, suggestion
+from .runtime.errors import UserError, printable, suggestion
+from .runtime.files import Folder, check_output
 from .runtime.options import QUICK, OptionField, Schema
 from .runtime.processes import is_first, joined, once, processes
 from .runtime.progress import Progress
@@ -196,8 +198,8 @@ def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     which.add_argument(
         "--network",
-        metavar="FILE",
-        help="test this network.pt; with --epochs train it further first",
+        metavar="FILE|RUN",
+        help="test this network.pt, or that of a run; with --epochs train it further first",
     )
     _add_out(parser, "evaluate")
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
@@ -236,7 +238,7 @@ def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     names = ", ".join(spaces.published())
     which.add_argument("--genotype", metavar="NAME|FILE", help=f"{names}, or a file")
-    which.add_argument("--network", metavar="FILE", help="a network.pt")
+    which.add_argument("--network", metavar="FILE|RUN", help="a network.pt, or a run")
     parser.add_argument(
         "--out",
         metavar="DIR|FILE",
@@ -280,12 +282,12 @@ def _show(result: RunResult, out: TextIO) -> None:
     name = f"test_{measure.name}"
     own = results.get("search") or {}
     main = results.get("found") or results.get("evaluate") or own
-    if "parameters" in main:
+    if {"parameters", "multiply_adds"} <= set(main):
         print(
             f"parameters: {main['parameters']:,}; multiply-adds: {main['multiply_adds']:,}",
             file=out,
         )
-    if "folding_error" in own:
+    if {"folding_error", "search_epochs"} <= set(own):
         print(
             f"epochs of search: {own['search_epochs']}; largest relative difference "
             f"between super-net and folded network: {own['folding_error']:.1e}",
@@ -322,10 +324,7 @@ def _run(arguments: dict[str, Any]) -> None:
         out = Path(arguments["out"])
         if not out.suffix:
             out = out / "cells.svg"
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
+        Folder(out.parent).make()
         draw_cells(genotype, out)
         print(f"written to {out}")
         return
@@ -333,10 +332,10 @@ def _run(arguments: dict[str, Any]) -> None:
         # the figures stand above the library, as this command does
         from figures.report import write_report
 
-        run = Path(arguments["run"])
-        out = Path(arguments["out"] or run / "report.html")
-        write_report(run, out)
-        print(f"written to {out}")
+        out = arguments["out"]
+        if out is not None:
+            check_output(out)
+        print(f"written to {write_report(arguments['run'], out)}")
         return
     progress = Progress(arguments.pop("quiet"))
     if command == "resume":
@@ -396,8 +395,7 @@ def _compare(space: Space, common: dict[str, Any], arguments: dict[str, Any]) ->
     # the figures stand above the library, as this command does
     from figures.compare import write_figure
 
-    picture = directory / "compare.svg"
-    write_figure(directory, picture)
+    picture = write_figure(directory)
     print(f"written to {directory}: about.json, {picture.name}, rows.jsonl, table.md")
 
 
@@ -438,6 +436,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     comparing = words[:1] == ["compare"]
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given = _parsed(words)
         if comparing:
@@ -478,4 +478,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _complain(f"isnas: warning: {message}")
+    _complain(f"isnas: warning: {printable(str(message))}")

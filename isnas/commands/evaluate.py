@@ -11,7 +11,7 @@ import torch
 from ..runs.directory import Run
 from ..runs.evaluation import check_auxiliary, evaluation_schema, from_scratch, sizes, tested
 from ..runs.loop import Part, Stage
-from ..runs.saved import load_network, saved_data
+from ..runs.saved import load_network, network_file, saved_data
 from ..runs.training import Training
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError
@@ -66,7 +66,7 @@ def train_further(
         raise UserError(f"{min(given)} is the network's own: leave it out")
     options = schema.compose(preset, **{**values, **own})
     check_auxiliary(network, options, path)
-    return start(evaluation_job(genotype, options, Path(path).resolve()), out, progress)
+    return start(evaluation_job(genotype, options, network_file(path).resolve()), out, progress)
 
 
 def evaluation_job(genotype: Genotype, options: Composition, network: Path | None = None) -> Job:
@@ -106,7 +106,7 @@ def test_saved(
     Parameters
     ----------
     path : path
-        A network.pt.
+        A network.pt, or a run directory that has one.
     progress : Progress, optional
     **values
         Options of `isnas.evaluate` by name; by default the data that the network was trained on.

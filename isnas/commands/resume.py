@@ -19,7 +19,7 @@ from ..runtime.progress import Progress
 from ..searches.registry import method_named
 from ..spaces.genotype import Genotype
 from .evaluate import evaluation_job
-from .run import FORMAT, Job, RunResult, carry_out, in_words, of_first, opened
+from .run import FORMAT, Job, RunResult, carry_out, finished, in_words, of_first, opened
 from .search import search_job
 
 
@@ -125,10 +125,15 @@ def _resume(
     flat = options.to_json()
     for name, value in changes.items():
         progress.say(f"changed: {name} {flat[name]} -> {value}")
-    if run.config["versions"] != versions():
+    if run.results and set(run.config.get("parts", ())) <= set(run.results):
+        with together():
+            run.write_results()  # a process that was killed after its last checkpoint may not have
+        progress.say(f"{run.directory} is finished: nothing is left to do")
+        return finished(run, run.results)
+    begun_by = run.config.get("versions", {})
+    if begun_by != versions():
         warnings.warn(
-            f"the run was begun with {run.config['versions']}, now it is {versions()}: "
-            f"results may differ in rounding",
+            f"the run was begun with {begun_by}, now it is {versions()}: results may differ in rounding",
             UserWarning,
             stacklevel=2,
         )

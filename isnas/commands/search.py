@@ -12,6 +12,7 @@ from ..codes.choices import Choices
 from ..runs.directory import Run
 from ..runs.evaluation import from_scratch, tested
 from ..runs.loop import Part, Stage
+from ..runs.saved import FILE
 from ..runs.training import Training
 from ..runtime.options import Composition
 from ..runtime.processes import check_batch_size, processes
@@ -125,8 +126,8 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
 
     def trained(stage: Training) -> dict[str, Any]:
         # a search that has trained its own network has written that one
-        own = (run.directory / "network.pt").exists()
-        write_network(run, stage.network, "from_scratch.pt" if own else "network.pt")
+        own = "parameters" in run.results["search"]
+        write_network(run, stage.network, "from_scratch.pt" if own else FILE)
         return evaluated(stage)
 
     def training(genotype: Genotype) -> Stage:

@@ -35,11 +35,11 @@ from ..searches.registry import METHODS, chosen, method_named
 from ..spaces.base import Space
 from ..tasks.registry import task_of
 from .clusters import Backend, workers
-from .judging import CHILDREN, SAMPLED, Entry, run_trial, search_options_of
+from .judging import CHILDREN, SAMPLED, Entry, row_form, run_trial, search_options_of
 from .referee import Budget
-from .rows import Rows, launch_record, read_about
+from .rows import Rows, launch_record
 from .table import in_a_line, table_text
-from .trials import run_trials
+from .trials import run_trials, table_of
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,7 @@ def compare(
             _settings(space, options, data),
             launch_record("isnas", words),
             _settings(space, comparison_schema(space).compose(), data),
+            row_form(task.measure),
         ) as rows,
     ):
         progress.say(f"writing to {directory}")
@@ -302,7 +303,7 @@ def compare(
             jobs=jobs,
             progress=progress,
         )
-        return Comparison(directory, rows.rows, table_text(rows.rows, read_about(directory)))
+        return Comparison(directory, rows.rows, table_of(rows, table_text))
 
 
 def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
-from .. import spaces
+import torch
+from torch import Tensor
+
 from ..networks.core import CellNetwork
 from ..networks.registry import family
-from ..runtime.errors import UserError
-from ..runtime.files import read_json, read_tensors, write_json, write_tensors
+from ..runtime.errors import FileError, UserError, printable
+from ..runtime.files import Folder, read_json, read_tensors, write_json, write_tensors
+from ..spaces import from_json
 from ..spaces.genotype import Genotype
+from .content import NETWORK
+
+FILE = "network.pt"
+"""Name of the file of a run's network."""
 
 
 def save_network(
@@ -27,45 +35,107 @@ def save_network(
     data : dict, optional
         Facts on its data to keep with it, as `Task.describe` returns them: the task, classes, how inputs are prepared.
     """
+    state, description = _contents(network, data)
+    write_tensors(path, state)
+    write_json(Path(path).with_suffix(".json"), description)
+
+
+def save_in(
+    folder: Folder, network: CellNetwork, data: dict[str, Any] | None, name: str = FILE
+) -> None:
+    """Write a discrete network into a run directory, see `save_network`."""
+    state, description = _contents(network, data)
+    folder.write_tensors(name, state)
+    folder.write_json(str(Path(name).with_suffix(".json")), description)
+
+
+def _contents(
+    network: CellNetwork, data: dict[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if data is not None and os.path.isdir(source := data.get("source", "")):
+        data = {**data, "source": os.path.abspath(source)}  # to be found from everywhere
     description = {
         "genotype": Genotype.of(network).to_json(),
         "options": dataclasses.asdict(network.options),
         "data": data,
     }
-    cpu = copy.deepcopy(network).cpu()
-    write_tensors(path, cpu.state_dict())
-    write_json(Path(path).with_suffix(".json"), description)
+    return copy.deepcopy(network).cpu().state_dict(), description
+
+
+def network_file(path: str | Path) -> Path:
+    """Return the file of a network that a path means: that of a run, where it is a run directory."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if Folder(path).size(FILE) is None:
+        raise UserError(f"{path} holds no trained network (yet): there is no {FILE} in it")
+    return path / FILE
 
 
 def saved_data(path: str | Path) -> dict[str, Any]:
     """Return the facts on its data that `save_network` wrote beside a network; {} where there are none."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} cannot be read: there is no such file")
-    data = read_json(Path(path).with_suffix(".json"))
-    return (data.get("data") if isinstance(data, dict) else None) or {}
+    return _description(path).get("data") or {}
+
+
+def _description(path: str | Path) -> dict[str, Any]:
+    """Return what is said beside a network on how to build it."""
+    path = Path(path)
+    if path.is_dir():
+        return Folder(network_file(path).parent).read_json("network.json", NETWORK)
+    if not path.is_file():
+        raise FileError(f"{path} cannot be read: there is no such file")
+    return read_json(path.with_suffix(".json"), NETWORK)
 
 
 def load_network(path: str | Path) -> CellNetwork:
     """Read a network that `save_network` wrote, also that of an earlier version, in evaluation mode, on the CPU.
+
+    Parameters
+    ----------
+    path : path
+        A network.pt, or a run directory that has one.
 
     Raises
     ------
     UserError
         When a file is missing or damaged, or the two do not fit each other.
     """
-    path = Path(path)
-    state = read_tensors(path)
-    description = read_json(path.with_suffix(".json"))
+    description = _description(path)
+    inside = Path(path).is_dir()
+    state = Folder(path).read_tensors(FILE) if inside else read_tensors(path)
+    path = network_file(path)
     try:
-        # the space stood beside the genotype in earlier versions
-        space = spaces.from_json(description["space"]) if "space" in description else None
-        genotype = Genotype.from_json(description["genotype"], space)
-        kind = family(genotype.space)
-        network = kind.build_network(genotype, kind.options(**description["options"]))
-        network.load_state_dict(state)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is not the state of the network that {path.with_suffix('.json')} describes: "
-            f"{str(error).splitlines()[0]}"
+        return _built(description, state).eval()
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        reason = printable(str(error).partition("\n")[0])
+        raise FileError(
+            f"{path} is not the state of the network that {path.with_suffix('.json').name} describes: {reason}"
         ) from None
-    return network.eval()
+
+
+def _built(description: dict[str, Any], state: Any) -> CellNetwork:
+    """Return the network of a description with a state, which must be its own."""
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise FileError("it is no state dict")
+    # building a network of very many cells would take longer than refusing it
+    cells = description["options"].get("cells", 0)
+    if type(cells) is int and cells > len(state):
+        raise FileError(f"it has {len(state)} tensors for {cells} cells")
+    # earlier versions said the space beside the genotype
+    space = from_json(description["space"]) if "space" in description else None
+    genotype = Genotype.from_json(description["genotype"], space)
+    kind = family(genotype.space)
+    shape = kind.options(**description["options"])
+    with torch.device("meta"):  # nothing is allocated
+        expected = kind.build_network(genotype, shape).state_dict()
+    if different := set(expected) ^ set(state):
+        name = min(different)
+        raise FileError(f"{name} is {'missing' if name in expected else 'too many'}")
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
+            raise FileError(
+                f"{name} has the shape {(*state[name].shape,)}, expected {(*tensor.shape,)}"
+            )
+    network = kind.build_network(genotype, shape)
+    network.load_state_dict(state)
+    return network

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..runtime.errors import UserError, suggestion
+from ..runtime.forms import Either, Flag, List, Optional, Record, Text, Whole, check
 from .base import Space
 from .darts import DartsSpace
 from .genotype import Genotype
@@ -14,6 +15,19 @@ from .nasbench201 import NASBench201Space
 
 SPACES: dict[str, type[Space]] = {space.name: space for space in (DartsSpace, NASBench201Space)}
 """All spaces by name."""
+
+
+# so few nodes and operations that all candidates are counted at once
+_FORM = Record(
+    known={
+        "primitives": List(Text(longest=100), most=100),
+        "nodes": Whole(1, 200),
+        "inputs": Whole(1, 20),
+        "kinds": List(Text(longest=100), least=1, most=20),
+        "output": List(Whole(0, 1000), most=1000),
+    },
+    others=Optional(Either((Flag(), Whole(0, 1000), Text(longest=100)))),
+)
 
 
 def space_class(name: str) -> type[Space]:
@@ -56,8 +70,7 @@ def from_json(data: Any) -> Space:
     UserError
         When the data are not of that form.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"a space must be an object with a name, got {data!r:.60}")
+    check(data, _FORM, "space")
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
     name = fields.pop("name", None)
     if name is None:  # an earlier version's

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from ..runtime.errors import UserError, short
 from ..spaces.base import Space
 from .base import Task
 from .image_task import ImageTask
 
 TASKS: dict[str, Task] = {task.name: task for task in (ImageTask(),)}
 """All tasks by name."""
+
+
+def task_named(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises
+    ------
+    UserError
+        When there is none of that name.
+    """
+    if not isinstance(name, str) or name not in TASKS:
+        raise UserError(f"no task is called {short(name)}; there are {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def task_of(space: Space) -> Task:

@@ -23,6 +23,7 @@ FLOORS = (
     "searches",
     "commands",
     "comparison",
+    "api",
     "cli",
     "__main__",
 )
