@@ -18,6 +18,7 @@ from ..runtime.processes import joined, processes, together
 from ..runtime.progress import Progress
 from ..searches.registry import method_named
 from ..spaces.genotype import Genotype
+from ..tasks.registry import task_of
 from .evaluate import evaluation_job
 from .run import FORMAT, Job, RunResult, carry_out, finished, in_words, of_first, opened
 from .search import search_job
@@ -70,10 +71,14 @@ def job_of(run: Run, options: dict[str, Any] | None = None) -> Job:
         flat = config["options"] if options is None else options
         if config["command"] == "search":
             schema = method_named(config["method"], space).schema(space)
-            return search_job(config["method"], space, schema.from_json(flat))
+        else:
+            schema = evaluation_schema(space)
+        composition = task_of(space).located(schema.from_json(flat), config.get("data") or {})
+        if config["command"] == "search":
+            return search_job(config["method"], space, composition)
         genotype = Genotype.from_json(config["genotype"])
         network = Path(config["network"]) if "network" in config else None
-        return evaluation_job(genotype, evaluation_schema(space).from_json(flat), network)
+        return evaluation_job(genotype, composition, network)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{run.directory}/config.json is not that of a run: {error!r} is missing or unknown"

@@ -154,7 +154,7 @@ def carry_out(
     device = resolve_device(runtime.device)
     data = load_in_turn(task, job.options.data) if data is None else data
     with together():
-        _check_same_data(run, task.describe(data, job.options.data))
+        _check_same_data(run, task, task.describe(data, job.options.data))
         if runtime.tensorboard:
             run.open_tensorboard()
         if runtime.compile:
@@ -192,10 +192,10 @@ def finished(run: Run, results: dict[str, Any]) -> RunResult:
     return RunResult(run.directory, *shared(written), results)
 
 
-def _check_same_data(run: Run, now: Mapping[str, Any]) -> None:
+def _check_same_data(run: Run, task: Task, now: Mapping[str, Any]) -> None:
     recorded = run.config.get("data") or {}
-    if now != recorded:
-        different = [name for name in now if now[name] != recorded.get(name)]
+    names = {*now, *recorded} - {*task.places}
+    if different := sorted(name for name in names if now.get(name) != recorded.get(name)):
         raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
 
 

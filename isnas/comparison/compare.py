@@ -312,6 +312,7 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     kept = {name: value for name, value in options.to_json().items() if name not in left_out}
     task = task_of(space)
     described = task.describe(data, options.data)
+    described.pop("root", None)
     described["source"] = Path(described["source"]).name
     recipe = options.evaluation
     fields = recipe.schema.fields

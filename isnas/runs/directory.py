@@ -22,6 +22,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,15 @@ LINES = {"metrics": "metrics.jsonl", "times": "times.jsonl"}
 
 _CHECKPOINT_NAME, _RECOVERY_NAME = r"\d{8,12}\.pt", r"\d{6,12}\.npz"
 
-_WITHOUT_TRAINING = {LOCK, *LINES.values(), "codes", "checkpoints", "genotype.json", "cells.svg"}
+_WITHOUT_TRAINING = {
+    LOCK,
+    *LINES.values(),
+    "codes",
+    "checkpoints",
+    "genotype.json",
+    "cells.svg",
+    "tensorboard",
+}
 """What there may be when a run was killed before it had begun, or while it was discarded."""
 
 
@@ -181,9 +190,15 @@ class Run:
         """Close the run and remove its directory, unless a step has been done in it."""
         self.close()
         if self.folder.size(LINES["metrics"]) == 0:
-            # first what makes it a run: killed after that, it is one that has not begun
+            # first what makes it a run, last the lock: killed in between, it is one that has not begun
             self.folder.remove(CONFIG_FILE)
-            shutil.rmtree(os.path.realpath(self.directory), ignore_errors=True)
+            place = os.path.realpath(self.directory)
+            for name in self.folder.names():
+                if name != LOCK:
+                    shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+                    with suppress(UserError):
+                        self.folder.remove(name)
+            shutil.rmtree(place, ignore_errors=True)
 
     @classmethod
     def reopen(cls, directory: str | Path) -> tuple[Run, dict[str, Any] | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,6 @@ def save_in(
 def _contents(
     network: CellNetwork, data: dict[str, Any] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if data is not None and os.path.isdir(source := data.get("source", "")):
-        data = {**data, "source": os.path.abspath(source)}  # to be found from everywhere
     description = {
         "genotype": Genotype.of(network).to_json(),
         "options": dataclasses.asdict(network.options),
@@ -63,10 +60,16 @@ def _contents(
 
 
 def network_file(path: str | Path) -> Path:
-    """Return the file of a network that a path means: that of a run, where it is a run directory."""
+    """Return the file of weights that a path means: that of a run directory, or that beside a ``network.json``.
+
+    Raises
+    ------
+    UserError
+        When a directory holds no network.
+    """
     path = Path(path)
     if not path.is_dir():
-        return path
+        return path.with_suffix(".pt") if path.suffix == ".json" else path
     if Folder(path).size(FILE) is None:
         raise UserError(f"{path} holds no trained network (yet): there is no {FILE} in it")
     return path / FILE
@@ -79,9 +82,9 @@ def saved_data(path: str | Path) -> dict[str, Any]:
 
 def _description(path: str | Path) -> dict[str, Any]:
     """Return what is said beside a network on how to build it."""
-    path = Path(path)
-    if path.is_dir():
-        return Folder(network_file(path).parent).read_json("network.json", NETWORK)
+    folder, path = Path(path), network_file(path)
+    if folder.is_dir():
+        return Folder(folder).read_json("network.json", NETWORK)
     if not path.is_file():
         raise FileError(f"{path} cannot be read: there is no such file")
     return read_json(path.with_suffix(".json"), NETWORK)
@@ -93,7 +96,7 @@ def load_network(path: str | Path) -> CellNetwork:
     Parameters
     ----------
     path : path
-        A network.pt, or a run directory that has one.
+        See `network_file`.
 
     Raises
     ------
@@ -101,9 +104,8 @@ def load_network(path: str | Path) -> CellNetwork:
         When a file is missing or damaged, or the two do not fit each other.
     """
     description = _description(path)
-    inside = Path(path).is_dir()
-    state = Folder(path).read_tensors(FILE) if inside else read_tensors(path)
-    path = network_file(path)
+    folder, path = Path(path), network_file(path)
+    state = Folder(folder).read_tensors(FILE) if folder.is_dir() else read_tensors(path)
     try:
         return _built(description, state).eval()
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
