@@ -478,4 +478,22 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _complain(f"isnas: warning: {printable(str(message))}")
+    origin = _library_of(filename)
+    if origin in _OWN:
+        _complain(f"isnas: warning: {printable(str(message), 2000)}")
+    elif not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+        # what a library deprecates is for those who call it, not for those who run a command
+        _complain(f"{origin}: warning: {printable(str(message), 300)}")
+
+
+_OWN = ("isnas", "solvers", "figures", "experiments")
+
+
+def _library_of(filename: str) -> str:
+    """Return the package that a file belongs to; isnas where it is not known."""
+    parts = Path(filename).parts
+    for place in ("site-packages", "dist-packages"):
+        if place in parts[:-1]:
+            return parts[parts.index(place) + 1].removesuffix(".py")
+    standard = Path(filename).is_relative_to(Path(warnings.__file__).parent)
+    return "Python" if standard else "isnas"

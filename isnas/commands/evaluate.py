@@ -39,8 +39,7 @@ def evaluate(
     genotype : Genotype, str or path
         An architecture, the name of a published one, or a file with one.
     """
-    if not isinstance(genotype, Genotype):
-        genotype = Genotype.load(genotype)
+    genotype = Genotype.meant(genotype)
     schema = evaluation_schema(genotype.space)
     return start(evaluation_job(genotype, composed(schema, preset, options, values)), out, progress)
 

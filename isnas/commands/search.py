@@ -68,7 +68,7 @@ def search(
     --------
     >>> isnas.search("darts-1", data="digits", epochs=3)  # doctest: +SKIP
     """
-    space = spaces.get(space) if isinstance(space, str) else space
+    space = spaces.get(space)
     schema = method_named(method, space).schema(space)
     return start(
         search_job(method, space, composed(schema, preset, options, values)), out, progress

@@ -12,11 +12,12 @@ train every architecture by itself. A row is written for each trial; started aga
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -27,7 +28,8 @@ from ..runs.directory import default_directory
 from ..runs.evaluation import evaluation_schema
 from ..runs.options import RuntimeOptions
 from ..runtime.devices import resolve_device
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, short, suggestion
+from ..runtime.files import as_path
 from ..runtime.options import BaseOptions, Composition, Nested, OptionField, Schema
 from ..runtime.progress import Progress
 from ..searches.base import Setting
@@ -255,7 +257,14 @@ def compare(
     UserError
         When the options, the data or the directory are not usable, or a backend is not installed.
     """
-    space = spaces.get(space) if isinstance(space, str) else space
+    if type(jobs) is not int or jobs < 1:
+        raise UserError(f"jobs must be a whole number of at least 1, got {short(jobs)}")
+    if backend not in get_args(Backend):
+        raise UserError(
+            f"backend must be one of {', '.join(get_args(Backend))}, got {short(backend)}"
+            f"{suggestion(backend, get_args(Backend))}"
+        )
+    space = spaces.get(space)
     if options is None:
         options = comparison_schema(space).compose(preset, **values)
     progress = progress or Progress(quiet=True)
@@ -270,9 +279,7 @@ def compare(
         own = search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
         setting = Setting(space, task, data, torch.device("cpu"), own)
         METHODS[method].search.check(setting)
-    if jobs < 1:
-        raise UserError(f"jobs must be at least 1, got {jobs}")
-    directory = default_directory("compare") if out is None else Path(out)
+    directory = default_directory("compare") if out is None else as_path(out)
     threads = options.runtime.threads
     if not threads:
         alone = not task.tiny(data) and jobs == 1 and backend == "loky"
@@ -313,12 +320,12 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     task = task_of(space)
     described = task.describe(data, options.data)
     described.pop("root", None)
-    described["source"] = Path(described["source"]).name
+    described["source"] = Path(os.path.abspath(described["source"])).name
     recipe = options.evaluation
     fields = recipe.schema.fields
     return {
         **kept,
-        "data": Path(options.data.data).name,
+        "data": Path(os.path.abspath(options.data.data)).name,
         "budget": str(Budget.parse(options.comparison.budget)),
         "set": sorted(options.comparison.set),
         "space": space.to_json(),

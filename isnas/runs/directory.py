@@ -33,7 +33,7 @@ import torch
 from .. import __version__
 from ..codes.sparse import NodeRecovery, SparseCode
 from ..runtime.errors import FileError, UserError, short
-from ..runtime.files import TEMPORARY, Folder
+from ..runtime.files import TEMPORARY, Folder, as_path
 from ..runtime.forms import check
 from ..runtime.options import Composition
 from ..runtime.processes import processes
@@ -163,7 +163,7 @@ class Run:
         UserError
             When the directory holds a run already or cannot be written.
         """
-        directory = default_directory(command) if directory is None else Path(directory)
+        directory = default_directory(command) if directory is None else as_path(directory)
         folder = Folder(directory)
         folder.make()
         _check_free(folder)

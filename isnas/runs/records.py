@@ -157,8 +157,8 @@ class RunRecord:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
         self.folder = Folder(directory)
+        self.directory = self.folder.path
         check_is_run(self.folder)
         self.config = self.folder.read_json(CONFIG_FILE, CONFIG)
         self.command: str = self.config["command"]

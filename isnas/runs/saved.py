@@ -13,7 +13,7 @@ from torch import Tensor
 from ..networks.core import CellNetwork
 from ..networks.registry import family
 from ..runtime.errors import FileError, UserError, printable
-from ..runtime.files import Folder, read_json, read_tensors, write_json, write_tensors
+from ..runtime.files import Folder, as_path, read_json, read_tensors, write_json, write_tensors
 from ..spaces import from_json
 from ..spaces.genotype import Genotype
 from .content import NETWORK
@@ -67,7 +67,7 @@ def network_file(path: str | Path) -> Path:
     UserError
         When a directory holds no network.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         return path.with_suffix(".pt") if path.suffix == ".json" else path
     if Folder(path).size(FILE) is None:
@@ -82,7 +82,7 @@ def saved_data(path: str | Path) -> dict[str, Any]:
 
 def _description(path: str | Path) -> dict[str, Any]:
     """Return what is said beside a network on how to build it."""
-    folder, path = Path(path), network_file(path)
+    folder, path = as_path(path), network_file(path)
     if folder.is_dir():
         return Folder(folder).read_json("network.json", NETWORK)
     if not path.is_file():

@@ -73,7 +73,9 @@ def short(value: Any, longest: int = 60) -> str:
     return printable(text, longest)
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: Any, known: Iterable[str]) -> str:
     """Return ``; did you mean ...?`` with the known word that is nearly `word`, or nothing where there is none."""
+    if not isinstance(word, str):
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

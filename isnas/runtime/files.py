@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import FileError, UserError
+from .errors import FileError, UserError, short
 from .forms import ANYTHING, Form, check
 
 if TYPE_CHECKING:
@@ -63,6 +63,19 @@ _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _BY_DIRECTORY = os.open in os.supports_dir_fd  # not on Windows
 
 
+def as_path(path: str | Path) -> Path:
+    """Return a path that a user gave.
+
+    Raises
+    ------
+    UserError
+        When it is neither a text nor a path object.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"a path must be a text or a path object, got {short(path)}")
+    return Path(path)
+
+
 class Folder:
     """A directory whose files are named relative to it, such as "codes/000001.npz". No symbolic link in it is followed.
 
@@ -79,7 +92,7 @@ class Folder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
 
     def make(self, *folders: str) -> None:
         """Make the directory, and folders in it, where they are not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,8 @@ class Genotype:
         """
         from .registry import space_reading
 
+        if not isinstance(text, str):
+            raise UserError(f"expected the text of a genotype, got {short(text)}")
         text = text.strip()
         if len(text) > MOST_LETTERS:
             raise UserError(
@@ -296,6 +299,23 @@ class Genotype:
             When the file cannot be written.
         """
         write_json(path, self.to_json())
+
+    @classmethod
+    def meant(cls, value: Genotype | str | Path) -> Genotype:
+        """Return the genotype that an argument means: one, the name of a published one, or a file, see `load`.
+
+        Raises
+        ------
+        UserError
+            When it is none of these.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, (str, os.PathLike)):
+            raise UserError(
+                f"expected a Genotype, the name of a published one or a file, got {short(value)}"
+            )
+        return cls.load(value)
 
     @classmethod
     def load(cls, name: str | Path, space: Space | None = None) -> Genotype:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, short, suggestion
 from ..runtime.forms import Either, Flag, List, Optional, Record, Text, Whole, check
 from .base import Space
 from .darts import DartsSpace
@@ -38,22 +38,24 @@ def space_class(name: str) -> type[Space]:
     UserError
         When there is none of that name.
     """
-    if name not in SPACES:
+    if not isinstance(name, str) or name not in SPACES:
         raise UserError(
-            f"no space is called {name!r:.60}{suggestion(str(name), SPACES)}; "
+            f"no space is called {short(name)}{suggestion(name, SPACES)}; "
             f"there are {', '.join(SPACES)}"
         )
     return SPACES[name]
 
 
-def get(name: str, **parameters: Any) -> Space:
-    """Return a space by its name, with values of the parameters that it has.
+def get(name: str | Space, **parameters: Any) -> Space:
+    """Return a space by its name, with values of the parameters that it has; a space itself as it is.
 
     Raises
     ------
     UserError
         When there is no such space or parameter, or a value is not one of it.
     """
+    if isinstance(name, Space) and not parameters:
+        return name
     space = space_class(name)
     for parameter in parameters:
         if parameter not in space.parameters:
