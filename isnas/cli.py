@@ -458,8 +458,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _complain("stopped")
         return 130
-    except OSError as error:  # standard output is full or closed
-        _complain(f"isnas: error: cannot write the results: {error.strerror}")
+    except OSError as error:  # mostly: standard output is full or closed
+        what = "cannot write the results" if error.filename is None else str(error.filename)
+        _complain(f"isnas: error: {printable(f'{what}: {error.strerror or error}', 300)}")
         return 2
     return 0
 

@@ -1,8 +1,8 @@
 """Files that were damaged, or made to do harm, are read as what they are or refused in one line; nothing else happens.
 
 Every file that isnas reads is altered in many ways, by seed: values too large, of other types, of other lengths, names
-missing or unknown, text that is not UTF-8, nests of 100,000 levels, bits and ends. The test takes about `SECONDS` of
-the alterations; ISNAS_FUZZ=SECONDS in the environment takes more of them.
+missing or unknown, text that is not UTF-8, nests of 100,000 levels, bits and ends. ISNAS_FUZZ=TIMES in the environment
+tries so many times as many.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import time
 import traceback
 import warnings
 import zipfile
@@ -29,6 +28,7 @@ import torch
 import isnas
 from figures import compare as compare_figure
 from figures import report
+from isnas.comparison.judging import row_form
 from isnas.comparison.rows import Rows, read_about, read_rows
 from isnas.comparison.table import in_a_line, table_text
 from isnas.runs.directory import Run
@@ -36,7 +36,7 @@ from isnas.runs.saved import saved_data
 from isnas.runtime.errors import UserError
 from isnas.tasks.registry import TASKS
 
-SECONDS = float(os.environ.get("ISNAS_FUZZ", "8"))
+TIMES = float(os.environ.get("ISNAS_FUZZ", "1"))
 DEEP = "@deep@"
 """Stands for a nest of 100,000 levels in data that are written as JSON."""
 
@@ -262,27 +262,25 @@ def read_network(directory: Path) -> None:
     TASKS["images"].options_of_saved(data, {})
 
 
+def read_genotype(directory: Path) -> None:
+    isnas.Genotype.load(directory / "genotype.json")
+
+
 def read_comparison(directory: Path) -> None:
     """Read the rows of a comparison, and make its table."""
     about = read_about(directory)
-    settings = about["settings"]
-    with open_rows(directory, settings) as rows:
+    assert isinstance(about["settings"], dict)
+    with open_rows(directory) as rows:
         table_text(rows.rows, read_about(directory))
         for row in rows.rows:
             in_a_line(row, TASKS["images"])
             assert rows.has(row["method"], row["seed"])
 
 
-def open_rows(directory: Path, settings: dict[str, Any]) -> Rows:
+def open_rows(directory: Path) -> Rows:
     launch = json.loads((directory.parent / "launch.json").read_text())
-    common: dict[str, Any] = {}
-    try:
-        from isnas.comparison.judging import row_form
-
-        common = {"form": row_form(TASKS["images"].measure)}
-    except ImportError:  # of an earlier version
-        pass
-    return Rows(directory, ("method", "seed"), SETTINGS, launch, **common)
+    form = row_form(TASKS["images"].measure)
+    return Rows(directory, ("method", "seed"), SETTINGS, launch, form=form)
 
 
 SETTINGS: dict[str, Any] = {}
@@ -300,23 +298,23 @@ def read_other_rows(directory: Path) -> None:
 Reading = Callable[[Path], None]
 Alteration = Callable[[bytes, random.Random], tuple[str, bytes]]
 
-RUN_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], float]] = {
-    "config.json": (json_altered, (read_record, reopen, resume, draw_record), 2),
-    "results.json": (json_altered, (read_record, draw_record, resume), 1),
-    "metrics.jsonl": (lines_altered, (read_record, draw_record, reopen), 1),
-    "times.jsonl": (lines_altered, (read_record, reopen), 0.5),
-    "codes/000001.npz": (arrays_altered, (read_record, draw_record), 1),
-    "codes/matrices.npz": (arrays_altered, (read_record,), 0.5),
-    "genotype.json": (json_altered, (read_record, resume), 0.5),
-    "network.json": (json_altered, (read_network, resume), 1.5),
-    "network.pt": (tensors_altered, (read_network,), 1),
-    "checkpoint": (tensors_altered, (reopen,), 1.5),
+RUN_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], int]] = {
+    "config.json": (json_altered, (read_record, reopen, resume, draw_record), 60),
+    "results.json": (json_altered, (read_record, draw_record, resume), 30),
+    "metrics.jsonl": (lines_altered, (read_record, draw_record, reopen), 30),
+    "times.jsonl": (lines_altered, (read_record, reopen), 15),
+    "codes/000001.npz": (arrays_altered, (read_record, draw_record), 30),
+    "codes/matrices.npz": (arrays_altered, (read_record,), 15),
+    "genotype.json": (json_altered, (read_record, read_genotype, resume), 30),
+    "network.json": (json_altered, (read_network, resume), 45),
+    "network.pt": (tensors_altered, (read_network,), 30),
+    "checkpoint": (tensors_altered, (reopen,), 45),
 }
-"""By file of a run: how it is altered, who reads it, and its share of the time."""
+"""By file of a run: how it is altered, who reads it, and how many alterations are tried."""
 
-COMPARISON_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], float]] = {
-    "rows.jsonl": (lines_altered, (read_comparison, read_other_rows, draw_comparison), 1.5),
-    "about.json": (json_altered, (read_comparison, read_other_rows, draw_comparison), 1),
+COMPARISON_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], int]] = {
+    "rows.jsonl": (lines_altered, (read_comparison, read_other_rows, draw_comparison), 45),
+    "about.json": (json_altered, (read_comparison, read_other_rows, draw_comparison), 30),
 }
 
 SLOW = (draw_record, draw_comparison, resume)
@@ -379,21 +377,19 @@ def fuzz(
     name: str,
     original: Path,
     path: str,
-    how: tuple[Alteration, tuple[Reading, ...], float],
-    seconds: float,
+    how: tuple[Alteration, tuple[Reading, ...], int],
     tmp_path: Path,
 ) -> tuple[int, list[str]]:
-    """Alter a file again and again for some time; return how often it was read, and what went wrong."""
-    alter, readings, _ = how
+    """Alter a file again and again; return how often it was read, and what went wrong."""
+    alter, readings, number = how
     draw = random.Random(f"{name} {path}")
     content = (original / path).read_bytes()
     copied = tmp_path / "copy"
     tried, wrong, fresh = 0, [], False
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    for _ in range(round(TIMES * number)):
         what, changed = alter(content, draw)
         for reading in readings:
-            if reading in SLOW and draw.random() > 0.1:
+            if reading in SLOW and draw.random() > 0.05:
                 continue
             if not fresh:
                 shutil.rmtree(tmp_path, ignore_errors=True)
@@ -419,7 +415,6 @@ def test_altered_files_are_read_or_refused(
     torch.set_num_threads(1)
     work = [(name, train_run, how) for name, how in RUN_FILES.items()]
     work += [(name, comparison, how) for name, how in COMPARISON_FILES.items()]
-    share = SECONDS / sum(how[2] for _, _, how in work)
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     everything: list[str] = []
@@ -427,7 +422,7 @@ def test_altered_files_are_read_or_refused(
         path = name
         if name == "checkpoint":
             path = str(sorted((original / "checkpoints").iterdir())[-1].relative_to(original))
-        tried[name], wrong = fuzz(name, original, path, how, share * how[2], tmp_path / "work")
+        tried[name], wrong = fuzz(name, original, path, how, tmp_path / "work")
         failed[name] = len(wrong)
         everything += wrong
     print(
@@ -436,3 +431,142 @@ def test_altered_files_are_read_or_refused(
     )
     assert not (tmp_path / "executed").exists()
     assert not everything, "\n".join(everything[:40])
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "times.jsonl", "lock", "config.json", "codes", "checkpoints"]
+)
+def test_links_in_a_run_are_not_followed(name: str, train_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(train_run, tmp_path / "run")
+    outside = tmp_path / "outside"
+    shutil.copytree(run, outside)
+    path = run / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside / name)
+    before = {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="symbolic link") as caught:
+        isnas.resume(run)
+    assert name in str(caught.value)
+    assert {p: p.read_bytes() for p in outside.rglob("*") if p.is_file()} == before
+
+
+WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
+    "config.json": {
+        "command": (3, [], None, ""),
+        "options": ([], "x", None),
+        "format": ("2", [2], -1),
+        "method": (3, []),
+        "space": ("darts", []),
+        "data": ("digits", [1]),
+        "data.train": (-1, 1.5, "8"),
+        "data.classes": ("ab", [1]),
+        "data.mean": (0.5, ["a"]),
+        "data.size": ([], [0, 1, 1], "8"),
+        "parts": ("found", [1]),
+        "processes": (0, True, "1"),
+        "threads": (0, 1.0),
+        "versions": ([], {"torch": 2}),
+        "started": (3,),
+    },
+    "results.json": {
+        "": ([], None, 3),
+        "train": ([], None, 3),
+        "train.test_accuracy": ([0.5], "0.5", 1.5, -0.1, None, True),
+        "train.parameters": (1.5, "8", -1),
+        "train.multiply_adds": ([], True),
+        "train.genotype": ([], 3),
+    },
+    "metrics.jsonl": {
+        "part": (3, "", None),
+        "epoch": (0.5, "0", -1, True),
+        "step": (0.5, [0]),
+        "train_loss": ([1.0], "1", 1e300),
+        "train_accuracy": (1.5, [0.5], {"a": 1}),
+    },
+    "times.jsonl": {"part": (3,), "epoch": ("0",), "seconds": ("1", -1, [1])},
+    "network.json": {"genotype": ("x", []), "options": ([],), "data": ([],), "data.std": ("x",)},
+    "genotype.json": {"space": (3, {"name": 3}), "cells": (3, [], {"normal": 3})},
+    "checkpoint": {
+        "stage": (-1, "", "other", []),
+        "number": (0, "1", 7),
+        "seconds": ("1", -1, []),
+        "results": ([], {"other": {}}, {"train": []}),
+        "recoveries": (-1, 0.5),
+        "sizes": ({}, {"metrics": -1, "times": 0}),
+        "state": ([], {"stage": {}, "sums": {}}),
+    },
+    "rows.jsonl": {
+        "method": (3, "", None),
+        "seed": ("0", 0.5, -1),
+        "test_accuracy": ([0.5], "0.5", 1.5, True),
+        "parameters": ("8", -1),
+        "seconds": ([], -1, "1"),
+    },
+    "about.json": {
+        "settings": ([], None),
+        "launches": ({}, [3]),
+        "launches.0.command": (3, []),
+        "launches.0.versions": ([], {"torch": 2}),
+        "launches.0.machine": ([],),
+    },
+}
+"""By file and place in it, values of another type or size than they can be."""
+
+READERS: dict[str, Reading] = {
+    "network.json": read_network,
+    "checkpoint": reopen,
+    "genotype.json": read_genotype,
+    "rows.jsonl": lambda directory: open_rows(directory).__exit__(),
+    "about.json": read_other_rows,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_of_wrong_types_are_refused(
+    name: str, train_run: Path, comparison: Path, tmp_path: Path
+) -> None:
+    original = comparison if name in COMPARISON_FILES else train_run
+    shutil.copytree(original.parent, tmp_path / "all")
+    directory = tmp_path / "all" / original.name
+    path = directory / name
+    if name == "checkpoint":
+        path, *others = sorted((directory / "checkpoints").iterdir(), reverse=True)
+        for other in others:
+            other.unlink()
+    content = path.read_bytes()
+    accepted = []
+    for place, values in WRONG[name].items():
+        for value in values:
+            path.write_bytes(with_value(name, content, place, value))
+            try:
+                READERS.get(name, read_record)(directory)
+            except UserError as error:
+                assert str(error).isprintable() and len(str(error)) <= 300
+            else:
+                accepted.append(f"{place} = {value!r}")
+    assert not accepted, f"{name}: {', '.join(accepted)}"
+
+
+def with_value(name: str, content: bytes, place: str, value: Any) -> bytes:
+    """Return a file with a value in a place; of lines, the last that has it."""
+    lines: list[Any] = []
+    if name == "checkpoint":
+        whole = torch.load(io.BytesIO(content), weights_only=True)
+    elif name.endswith("jsonl"):
+        lines = [json.loads(line) for line in content.splitlines()]
+        whole = next(line for line in reversed(lines) if place in line)
+    else:
+        whole = json.loads(content)
+    inside, names = whole, [int(n) if n.isdecimal() else n for n in place.split(".") if n]
+    for each in names[:-1]:
+        inside = inside[each]
+    if names:
+        inside[names[-1]] = value
+    else:
+        whole = value
+    if name == "checkpoint":
+        found = io.BytesIO()
+        torch.save(whole, found)
+        return found.getvalue()
+    return b"".join(as_json(each) + b"\n" for each in lines or [whole])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import Tensor
 from ..networks.core import CellNetwork
 from ..networks.registry import family
 from ..runtime.errors import FileError, UserError, printable
-from ..runtime.files import Folder, as_path, read_json, read_tensors, write_json, write_tensors
+from ..runtime.files import (
+    Folder,
+    as_path,
+    check_input,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from ..spaces import from_json
 from ..spaces.genotype import Genotype
 from .content import NETWORK
@@ -68,7 +77,7 @@ def network_file(path: str | Path) -> Path:
         When a directory holds no network.
     """
     path = as_path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path.with_suffix(".pt") if path.suffix == ".json" else path
     if Folder(path).size(FILE) is None:
         raise UserError(f"{path} holds no trained network (yet): there is no {FILE} in it")
@@ -83,10 +92,9 @@ def saved_data(path: str | Path) -> dict[str, Any]:
 def _description(path: str | Path) -> dict[str, Any]:
     """Return what is said beside a network on how to build it."""
     folder, path = as_path(path), network_file(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return Folder(folder).read_json("network.json", NETWORK)
-    if not path.is_file():
-        raise FileError(f"{path} cannot be read: there is no such file")
+    check_input(path)
     return read_json(path.with_suffix(".json"), NETWORK)
 
 
@@ -105,7 +113,7 @@ def load_network(path: str | Path) -> CellNetwork:
     """
     description = _description(path)
     folder, path = Path(path), network_file(path)
-    state = Folder(folder).read_tensors(FILE) if folder.is_dir() else read_tensors(path)
+    state = Folder(folder).read_tensors(FILE) if os.path.isdir(folder) else read_tensors(path)
     try:
         return _built(description, state).eval()
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

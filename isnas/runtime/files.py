@@ -97,7 +97,10 @@ class Folder:
     def make(self, *folders: str) -> None:
         """Make the directory, and folders in it, where they are not there."""
         with _reported(self.path, "written"):
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                raise NotADirectoryError(errno.ENOTDIR, "it is no directory") from None
         for folder in folders:
             with _reported(self.path / folder, "written"), self._at(folder) as (last, at):
                 with contextlib.suppress(FileExistsError):
@@ -381,6 +384,18 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
             return
     folder, name = _followed(path)
     folder.write(name, content)
+
+
+def check_input(path: str | Path) -> None:
+    """Check that there is a file at a path.
+
+    Raises
+    ------
+    FileError
+        When there is none, or something else.
+    """
+    with _reported(path, "read"):
+        _check_regular(os.stat(path).st_mode)
 
 
 def check_output(path: str | Path) -> None:

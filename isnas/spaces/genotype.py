@@ -341,7 +341,7 @@ class Genotype:
         if str(name) in known:
             return known[str(name)]
         path, wanted = Path(name), ""
-        if not path.exists() and ":" in str(name):
+        if not os.path.exists(path) and ":" in str(name):
             file, _, wanted = str(name).rpartition(":")
             path = Path(file)
         try:

@@ -57,6 +57,9 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))[1:]
 """The table's columns of accuracies, in order; before them stands `arch`."""
 
+MOST_LETTERS, MOST_LINES = 100_000, 100_000
+"""Letters of a line, and lines, of a table that is read: many times as many as there can be."""
+
 _EXPECTED = f"expected a CSV with the columns {', '.join(('arch', *COLUMNS))}"
 
 
@@ -102,7 +105,7 @@ class Table:
         path = Path(path)
         try:
             with _open(path) as file:
-                reader = csv.reader(file, strict=True)
+                reader = csv.reader(_lines(str(path), file), strict=True)
                 try:
                     return _assembled(str(path), _rows_in(str(path), reader))
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -255,6 +258,20 @@ def _open(path: Path) -> TextIO:
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _lines(path: str, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a table; a small compressed file may unpack to gigabytes of what is none."""
+    number = 0
+    while line := file.readline(MOST_LETTERS + 1):
+        number += 1
+        if len(line) > MOST_LETTERS:
+            raise UserError(
+                f"{path}, line {number} is longer than {MOST_LETTERS:,} letters; {_EXPECTED}"
+            )
+        if number > MOST_LINES:
+            raise UserError(f"{path} has more than {MOST_LINES:,} lines; {_EXPECTED}")
+        yield line
 
 
 def _rows_in(path: str, reader: Any) -> Iterator[tuple[str, str, list[str]]]:

@@ -103,7 +103,7 @@ def _places(options: ImageOptions) -> dict[str, str]:
     if options.data in NAMES:
         kept = {} if options.data == "digits" else {"root": os.path.abspath(options.data_root)}
         return {"source": options.data, **kept}
-    return {"source": os.path.abspath(options.data)}
+    return {"source": os.path.abspath(os.path.expanduser(options.data))}
 
 
 class ImageTask(Task):
@@ -154,7 +154,7 @@ class ImageTask(Task):
             place = os.path.isdir(own.data_root) or "root" not in saved
             return options if place else options.replace(data_root=saved["root"])
         source = saved.get("source", "")
-        if os.path.isdir(own.data) or not os.path.isdir(source):
+        if os.path.isdir(os.path.expanduser(own.data)) or not os.path.isdir(source):
             return options
         return options.replace(data=source)
 
