@@ -299,22 +299,22 @@ Reading = Callable[[Path], None]
 Alteration = Callable[[bytes, random.Random], tuple[str, bytes]]
 
 RUN_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], int]] = {
-    "config.json": (json_altered, (read_record, reopen, resume, draw_record), 60),
-    "results.json": (json_altered, (read_record, draw_record, resume), 30),
-    "metrics.jsonl": (lines_altered, (read_record, draw_record, reopen), 30),
-    "times.jsonl": (lines_altered, (read_record, reopen), 15),
-    "codes/000001.npz": (arrays_altered, (read_record, draw_record), 30),
-    "codes/matrices.npz": (arrays_altered, (read_record,), 15),
-    "genotype.json": (json_altered, (read_record, read_genotype, resume), 30),
-    "network.json": (json_altered, (read_network, resume), 45),
-    "network.pt": (tensors_altered, (read_network,), 30),
-    "checkpoint": (tensors_altered, (reopen,), 45),
+    "config.json": (json_altered, (read_record, reopen, resume, draw_record), 40),
+    "results.json": (json_altered, (read_record, draw_record, resume), 20),
+    "metrics.jsonl": (lines_altered, (read_record, draw_record, reopen), 20),
+    "times.jsonl": (lines_altered, (read_record, reopen), 10),
+    "codes/000001.npz": (arrays_altered, (read_record, draw_record), 20),
+    "codes/matrices.npz": (arrays_altered, (read_record,), 10),
+    "genotype.json": (json_altered, (read_record, read_genotype, resume), 20),
+    "network.json": (json_altered, (read_network, resume), 30),
+    "network.pt": (tensors_altered, (read_network,), 20),
+    "checkpoint": (tensors_altered, (reopen,), 30),
 }
 """By file of a run: how it is altered, who reads it, and how many alterations are tried."""
 
 COMPARISON_FILES: dict[str, tuple[Alteration, tuple[Reading, ...], int]] = {
-    "rows.jsonl": (lines_altered, (read_comparison, read_other_rows, draw_comparison), 45),
-    "about.json": (json_altered, (read_comparison, read_other_rows, draw_comparison), 30),
+    "rows.jsonl": (lines_altered, (read_comparison, read_other_rows, draw_comparison), 30),
+    "about.json": (json_altered, (read_comparison, read_other_rows, draw_comparison), 20),
 }
 
 SLOW = (draw_record, draw_comparison, resume)
@@ -471,11 +471,11 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "results.json": {
         "": ([], None, 3),
-        "train": ([], None, 3),
-        "train.test_accuracy": ([0.5], "0.5", 1.5, -0.1, None, True),
-        "train.parameters": (1.5, "8", -1),
-        "train.multiply_adds": ([], True),
-        "train.genotype": ([], 3),
+        "search": ([], None, 3),
+        "search.test_accuracy": ([0.5], "0.5", 1.5, -0.1, None, True),
+        "search.parameters": (1.5, "8", -1),
+        "search.multiply_adds": ([], True),
+        "search.genotype": ([], 3),
     },
     "metrics.jsonl": {
         "part": (3, "", None),
@@ -491,7 +491,7 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
         "stage": (-1, "", "other", []),
         "number": (0, "1", 7),
         "seconds": ("1", -1, []),
-        "results": ([], {"other": {}}, {"train": []}),
+        "results": ([], {"other": {}}, {"search": []}),
         "recoveries": (-1, 0.5),
         "sizes": ({}, {"metrics": -1, "times": 0}),
         "state": ([], {"stage": {}, "sums": {}}),

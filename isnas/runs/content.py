@@ -48,7 +48,7 @@ DATA = Record(
         "source": Text(longest=4096),
         "train": Whole(),
         "test": Whole(),
-        "size": List(Whole(1), most=4),
+        "size": List(Whole(1), least=1, most=4),
         "classes": List(Text(longest=1000), most=1_000_000),
         "mean": List(Number(), most=1000),
         "std": List(Number(), most=1000),
