@@ -435,7 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     comparing = words[:1] == ["compare"]
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -471,7 +471,11 @@ def _complain(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _show_warning(
+_OWN = ("isnas", "solvers", "figures", "experiments")
+"""Packages whose warnings are isnas's."""
+
+
+def show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -479,6 +483,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
+    """Show a warning in one line, as `warnings.showwarning`, and whose it is."""
     origin = _library_of(filename)
     if origin in _OWN:
         _complain(f"isnas: warning: {printable(str(message), 2000)}")
@@ -487,14 +492,10 @@ def _show_warning(
         _complain(f"{origin}: warning: {printable(str(message), 300)}")
 
 
-_OWN = ("isnas", "solvers", "figures", "experiments")
-
-
 def _library_of(filename: str) -> str:
-    """Return the package that a file belongs to; isnas where it is not known."""
+    """Return the installed package that a file belongs to; isnas where it is none, such as Python's own."""
     parts = Path(filename).parts
     for place in ("site-packages", "dist-packages"):
         if place in parts[:-1]:
             return parts[parts.index(place) + 1].removesuffix(".py")
-    standard = Path(filename).is_relative_to(Path(warnings.__file__).parent)
-    return "Python" if standard else "isnas"
+    return "isnas"

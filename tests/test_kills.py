@@ -32,7 +32,7 @@ OPERATIONS = ("open", "replace", "rename", "mkdir", "unlink", "remove", "rmdir",
 State = dict[str, bytes | None]
 """The content of a directory by path: of files their bytes, of folders None. A directory that is not there: none."""
 
-TINY: dict[str, Any] = {"channels": 2, "cells": 3, "batch_size": 4, "device": "cpu", "cutout": 0}
+TINY: dict[str, Any] = {"channels": 2, "cells": 3, "batch_size": 4, "device": "cpu"}
 GENOTYPE = "ISTA_onestage"
 
 
@@ -155,7 +155,9 @@ def finished(directory: Path, command: Command, reference: State) -> None:
     assert found[name] == reference[name]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "evaluate")) for name in RUNS]
+)
 def test_a_run_killed_anywhere_is_accepted(
     name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

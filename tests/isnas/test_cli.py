@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import isnas
-from isnas.cli import main
+from isnas.cli import main, show_warning
 
 TINY = ["--channels", "2", "--cells", "3", "--batch-size", "240", "--device", "cpu"]
 
@@ -287,6 +287,16 @@ def test_a_mistake_is_one_clear_line(
     assert len(shown.err.splitlines()) == 1
     assert word in shown.err
     assert sorted(tmp_path.rglob("*")) == before, "a mistake leaves nothing behind"
+
+
+def test_warnings_say_whose_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    torch_file, own_file = torch.__file__, isnas.__file__
+    show_warning(DeprecationWarning("old"), DeprecationWarning, torch_file, 1)
+    show_warning(FutureWarning("soon old"), FutureWarning, torch_file, 1)
+    assert capsys.readouterr().err == ""
+    show_warning(UserWarning("slow\x1b[1m"), UserWarning, torch_file, 1)
+    show_warning(UserWarning("mine"), UserWarning, own_file, 1)
+    assert capsys.readouterr().err == "torch: warning: slow\\x1b[1m\nisnas: warning: mine\n"
 
 
 def test_a_damaged_network_is_one_clear_line(
