@@ -20,7 +20,12 @@ def __getattr__(name: str) -> Any:
 
     if util.find_spec(f"isnas.{name}") is not None:
         return import_module(f"isnas.{name}")
-    return getattr(import_module("isnas.api"), name)
+    api = import_module("isnas.api")
+    try:
+        globals()[name] = value = getattr(api, name)
+    except AttributeError:
+        raise AttributeError(f"module 'isnas' has no attribute {name!r}") from None
+    return value
 
 
 def __dir__() -> list[str]:

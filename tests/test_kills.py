@@ -114,8 +114,9 @@ def train(images: str) -> Command:
 
 
 def search(images: str) -> Command:
+    options = {"epochs": 1, "evaluation_epochs": 1, "random_architectures": 1}
     return lambda out: isnas.search(
-        data=images, out=out, epochs=1, evaluation_epochs=1, random_architectures=1, **TINY
+        data=images, out=out, evaluation_batch_size=4, **options, **TINY
     )
 
 

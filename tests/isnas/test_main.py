@@ -112,3 +112,13 @@ def test_processes_of_a_killed_torchrun_end(tmp_path: Path) -> None:
         assert len(children) >= 2
         launcher.kill()
         assert all(gone(int(child), 60) for child in children)
+
+
+def test_public_names_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys, isnas; assert 'torch' not in sys.modules; "
+        "from isnas import *; assert Genotype is isnas.Genotype; "
+        "assert {'Genotype', 'train', 'draw_cells'} <= set(isnas.__all__) & set(dir(isnas)); "
+        "assert not hasattr(isnas, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
