@@ -257,8 +257,10 @@ def compare(
     UserError
         When the options, the data or the directory are not usable, or a backend is not installed.
     """
-    if type(jobs) is not int or jobs < 1:
-        raise UserError(f"jobs must be a whole number of at least 1, got {short(jobs)}")
+    if type(jobs) is not int:
+        raise UserError(f"jobs must be a whole number, got {short(jobs)}")
+    if jobs < 1:
+        raise UserError(f"jobs must be at least 1, got {jobs}")
     if backend not in get_args(Backend):
         raise UserError(
             f"backend must be one of {', '.join(get_args(Backend))}, got {short(backend)}"

@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "class of a space": (lambda: isnas.build_supernet(isnas.DartsSpace), "no space is called"),
     "method": (lambda: isnas.search("dart-1"), r"no method is called 'dart-1'; did you mean"),
     "no method": (lambda: isnas.search(None), "no method is called None"),
-    "jobs": (lambda: isnas.compare(jobs="2"), "jobs must be a whole number of at least 1, got '2'"),
+    "jobs": (lambda: isnas.compare(jobs="2"), "jobs must be a whole number, got '2'"),
     "backend": (lambda: isnas.compare(backend="lokey"), r"loky, dask, ray, .*did you mean loky\?"),
     "path of a run": (lambda: isnas.resume(3), "a path must be a text or a path object, got 3"),
     "path of a record": (lambda: isnas.RunRecord(None), "a path must be .*, got None"),
