@@ -590,6 +590,8 @@ def test_interrupted_command(folder: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell lets what it runs in the background ignore Ctrl-C, also these tests
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with started:
         try:

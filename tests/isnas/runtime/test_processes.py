@@ -353,9 +353,11 @@ class TestBatches:
     def test_parts_of_different_sizes_are_refused_in_training(self) -> None:
         with pytest.raises(isnas.UserError, match="12 images cannot be divided among 5 processes"):
             Batches(random_images(), batch_size=12, part=(0, 5))
-        with pytest.raises(isnas.UserError, match="batch of 11 images"):  # all there are
-            with pytest.warns(UserWarning, match="each step takes all 11"):
-                Batches(random_images(11), batch_size=12, part=(0, 2))
+        with (  # all there are
+            pytest.raises(isnas.UserError, match="batch of 11 images"),
+            pytest.warns(UserWarning, match="each step takes all 11"),
+        ):
+            Batches(random_images(11), batch_size=12, part=(0, 2))
 
     def test_part_of_covers_everything_once(self) -> None:
         for number, of in itertools.product(range(20), range(1, 8)):
