@@ -53,7 +53,7 @@ setup(
         "tensorboard": ["tensorboard>=2.18"],
         "natsbench": ["nats_bench>=1.8"],  # to read the official NAS-Bench-201 archive
     },
-    entry_points={"console_scripts": ["isnas = isnas.cli:main"]},
+    entry_points={"console_scripts": ["isnas = isnas.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from isnas.drawing import save_figure
 from isnas.runtime.errors import UserError
+from isnas.runtime.files import check_output
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +50,7 @@ def run_command(
     """Draw what the command line asks for and save it; return the exit status: 0, or 2 after a user's mistake."""
     given = parser.parse_args(arguments)
     try:
+        check_output(given.out)
         save_figure(draw(given), given.out)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

@@ -20,14 +20,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from isnas.comparison.judging import row_form
 from isnas.comparison.rows import ROWS, read_about, read_rows
-from isnas.drawing import PAGE_WIDTH, save_figure
+from isnas.drawing import PAGE_WIDTH, figure_content
 from isnas.networks.hand_made import HAND_MADE
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
+from isnas.runtime.files import Folder
 from isnas.searches.registry import METHODS
 from isnas.tasks.base import Measure
-from isnas.tasks.registry import TASKS
+from isnas.tasks.registry import TASKS, task_named
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
@@ -269,8 +271,8 @@ def make_figure(groups: Groups) -> Figure:
 def make_comparison_figure(directory: str | Path) -> Figure:
     """Return the figure of a comparison; see `results_of_rows` for errors."""
     settings = read_about(directory)["settings"]
-    measure = TASKS[settings.get("task", "images")].measure
-    results = results_of_rows(read_rows(directory), measure)
+    measure = task_named(settings.get("task", "images")).measure
+    results = results_of_rows(read_rows(directory, row_form(measure)), measure)
     return _figure(results, ("cost", "passes", "parameters"), measure)
 
 
@@ -289,15 +291,16 @@ def _figure(
     return figure
 
 
-def write_figure(directory: str | Path, path: str | Path) -> None:
-    """Draw a comparison and save it.
+def write_figure(directory: str | Path) -> Path:
+    """Draw a comparison into its directory, and return where the figure is.
 
     Raises
     ------
     UserError
         When there are no results yet, or the file cannot be written.
     """
-    save_figure(make_comparison_figure(directory), path)
+    Folder(directory).write("compare.svg", figure_content(make_comparison_figure(directory), "svg"))
+    return Path(directory) / "compare.svg"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
-from isnas.runtime.files import write_atomically
+from isnas.runtime.files import check_output, write_atomically
 from isnas.runtime.options import Schema
 from isnas.searches.registry import method_named
 from isnas.tasks.base import Measure
@@ -26,16 +26,18 @@ from . import cells, compare, freezing, sparsity, training
 from ._command import Parser
 from ._page import document, picture, table
 
+REPORT = "report.html"
 
-def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
-    """Write the report of a run as one HTML page.
+
+def write_report(run: RunRecord | str | Path, path: str | Path | None = None) -> Path:
+    """Write the report of a run as one HTML page, and return where it is.
 
     Parameters
     ----------
     run : RunRecord or path
         A run, or its directory; it may still be going on.
-    path : path
-        Where to write to.
+    path : path, optional
+        Where to write to; by default report.html in the run directory.
 
     Raises
     ------
@@ -43,7 +45,12 @@ def write_report(run: RunRecord | str | Path, path: str | Path) -> None:
         When there is no such run, its records are damaged, or the page cannot be written.
     """
     record = run if isinstance(run, RunRecord) else RunRecord(run)
-    write_atomically(path, page(record))
+    content = page(record)
+    if path is not None:
+        write_atomically(path, content)
+        return Path(path)
+    record.folder.write(REPORT, content)
+    return record.directory / REPORT
 
 
 def page(run: RunRecord) -> str:
@@ -220,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's directory")
     given = parser.parse_args(arguments)
     try:
+        check_output(given.out)
         write_report(given.run, given.out)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

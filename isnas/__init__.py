@@ -4,90 +4,30 @@
 genotypes, the sparse code, super-nets and discrete networks, folding, data.
 """
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
 
-from .codes.sparse import SparseCode, SparseCodeOptions
-from .commands import RunResult, evaluate, resume, sample, search, train
-from .comparison.compare import Comparison, compare
-from .deployment.classifier import Classifier, Prediction, load_classifier
-from .deployment.export import Exported, export_network
-from .networks.core import CellNetwork, Coefficients
-from .networks.counting import count_multiply_adds, count_parameters
-from .networks.folding import fold
-from .networks.registry import build_network, build_supernet
-from .runs.loop import Interrupted
-from .runs.records import RunRecord, Trajectory
-from .runs.saved import load_network, save_network
-from .runtime.errors import UserError
-from .runtime.progress import Progress
-from .searches.registry import METHODS, search_options
-from .spaces import SPACES
-from .spaces import get as get_space
-from .spaces.base import Choice, Place, Space
-from .spaces.darts import DARTS_SPACE, GENOTYPES, DartsSpace
-from .spaces.genotype import CellGenotype, Edge, Genotype
-from .spaces.nasbench201 import NASBENCH201_SPACE
-from .tasks.images import Dataset, load_dataset
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .drawing import draw_cells
-
-__all__ = [
-    "DARTS_SPACE",
-    "GENOTYPES",
-    "METHODS",
-    "NASBENCH201_SPACE",
-    "SPACES",
-    "CellGenotype",
-    "CellNetwork",
-    "Choice",
-    "Classifier",
-    "Coefficients",
-    "Comparison",
-    "DartsSpace",
-    "Dataset",
-    "Edge",
-    "Exported",
-    "Genotype",
-    "Interrupted",
-    "Place",
-    "Prediction",
-    "Progress",
-    "RunRecord",
-    "RunResult",
-    "Space",
-    "SparseCode",
-    "SparseCodeOptions",
-    "Trajectory",
-    "UserError",
-    "build_network",
-    "build_supernet",
-    "compare",
-    "count_multiply_adds",
-    "count_parameters",
-    "draw_cells",
-    "evaluate",
-    "export_network",
-    "fold",
-    "get_space",
-    "load_classifier",
-    "load_dataset",
-    "load_network",
-    "resume",
-    "sample",
-    "save_network",
-    "search",
-    "search_options",
-    "train",
-]
+    from .api import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    """Import what draws only when it is asked for: its library takes a second."""
-    if name == "draw_cells":
-        from .drawing import draw_cells
+    """Import what is public, which takes seconds, when it is used first."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module 'isnas' has no attribute {name!r}")
+    from importlib import import_module, util
 
-        return draw_cells
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if util.find_spec(f"isnas.{name}") is not None:
+        return import_module(f"isnas.{name}")
+    api = import_module("isnas.api")
+    try:
+        globals()[name] = value = getattr(api, name)
+    except AttributeError:
+        raise AttributeError(f"module 'isnas' has no attribute {name!r}") from None
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*globals(), *__getattr__("__all__")])

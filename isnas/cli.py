@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import statistics
@@ -20,7 +21,8 @@ from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
-from .runtime.errors import UserError, suggestion
+from .runtime.errors import UserError, printable, suggestion
+from .runtime.files import Folder, check_output
 from .runtime.options import QUICK, OptionField, Schema
 from .runtime.processes import is_first, joined, once, processes
 from .runtime.progress import Progress
@@ -245,8 +247,8 @@ def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     _add_genotype(parser, which, "train this from scratch, then test it")
     which.add_argument(
         "--network",
-        metavar="FILE",
-        help="test this network.pt; with --epochs train it further first",
+        metavar="FILE|RUN",
+        help="test this network.pt, or that of a run; with --epochs train it further first",
     )
     _add_out(parser, "evaluate")
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
@@ -286,7 +288,7 @@ def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     _add_genotype(parser, which, "draw this")
-    which.add_argument("--network", metavar="FILE", help="a network.pt")
+    which.add_argument("--network", metavar="FILE|RUN", help="a network.pt, or a run")
     parser.add_argument(
         "--out",
         metavar="DIR|FILE",
@@ -414,12 +416,12 @@ def _show(result: RunResult, out: TextIO) -> None:
     name = f"test_{measure.name}"
     own = results.get("search") or {}
     main = results.get("found") or results.get("evaluate") or own
-    if "parameters" in main:
+    if {"parameters", "multiply_adds"} <= set(main):
         print(
             f"parameters: {main['parameters']:,}; multiply-adds: {main['multiply_adds']:,}",
             file=out,
         )
-    if "folding_error" in own:
+    if {"folding_error", "search_epochs"} <= set(own):
         print(
             f"epochs of search: {own['search_epochs']}; largest relative difference "
             f"between super-net and folded network: {own['folding_error']:.1e}",
@@ -457,10 +459,7 @@ def _run(arguments: dict[str, Any]) -> int | None:
         out = Path(arguments["out"])
         if not out.suffix:
             out = out / "cells.svg"
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
+        Folder(out.parent).make()
         draw_cells(genotype, out)
         print(f"written to {out}")
         return None
@@ -471,10 +470,10 @@ def _run(arguments: dict[str, Any]) -> int | None:
         # the figures stand above the library, as this command does
         from figures.report import write_report
 
-        run = Path(arguments["run"])
-        out = Path(arguments["out"] or run / "report.html")
-        write_report(run, out)
-        print(f"written to {out}")
+        out = arguments["out"]
+        if out is not None:
+            check_output(out)
+        print(f"written to {write_report(arguments['run'], out)}")
         return None
     if command == "export":
         _export(**arguments)
@@ -577,8 +576,7 @@ def _compare(space: Space, common: dict[str, Any], arguments: dict[str, Any]) ->
     # the figures stand above the library, as this command does
     from figures.compare import write_figure
 
-    picture = directory / "compare.svg"
-    write_figure(directory, picture)
+    picture = write_figure(directory)
     print(f"written to {directory}: about.json, {picture.name}, rows.jsonl, table.md")
 
 
@@ -623,7 +621,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     comparing = words[:1] == ["compare"]
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given = _parsed(words)
         if comparing:
@@ -644,8 +644,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _complain("stopped")
         return 130
-    except OSError as error:  # standard output is full or closed
-        _complain(f"isnas: error: cannot write the results: {error.strerror}")
+    except OSError as error:  # mostly: standard output is full or closed
+        what = "cannot write the results" if error.filename is None else str(error.filename)
+        _complain(f"isnas: error: {printable(f'{what}: {error.strerror or error}', 300)}")
         return 2
 
 
@@ -655,7 +656,11 @@ def _complain(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _show_warning(
+_OWN = ("isnas", "solvers", "figures", "experiments")
+"""Packages whose warnings are isnas's."""
+
+
+def show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -663,4 +668,19 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _complain(f"isnas: warning: {message}")
+    """Show a warning in one line, as `warnings.showwarning`, and whose it is."""
+    origin = _library_of(filename)
+    if origin in _OWN:
+        _complain(f"isnas: warning: {printable(str(message), 2000)}")
+    elif not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+        # what a library deprecates is for those who call it, not for those who run a command
+        _complain(f"{origin}: warning: {printable(str(message), 300)}")
+
+
+def _library_of(filename: str) -> str:
+    """Return the installed package that a file belongs to; isnas where it is none, such as Python's own."""
+    parts = Path(filename).parts
+    for place in ("site-packages", "dist-packages"):
+        if place in parts[:-1]:
+            return parts[parts.index(place) + 1].removesuffix(".py")
+    return "isnas"

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import solvers
 
 from ..networks.core import Coefficients
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, short
 from ..runtime.options import BaseOptions
 from ..runtime.processes import processes, shared
 from ..runtime.randomness import generator
@@ -311,6 +311,8 @@ class SparseCode(nn.Module):
         self, space: Space, options: SparseCodeOptions, *, seed: int = 0, draw: int = 0
     ) -> None:
         super().__init__()
+        if not isinstance(options, SparseCodeOptions):
+            raise UserError(f"options must be SparseCodeOptions, got {short(options)}")
         self.space = space
         self.options = options
         random = generator(seed, "code", draw)

@@ -39,8 +39,7 @@ def evaluate(
     genotype : Genotype, str or path
         An architecture, the name of a published one, or a file with one.
     """
-    if not isinstance(genotype, Genotype):
-        genotype = Genotype.load(genotype)
+    genotype = Genotype.meant(genotype)
     schema = evaluation_schema(genotype.space)
     return start(evaluation_job(genotype, composed(schema, preset, options, values)), out, progress)
 
@@ -66,7 +65,7 @@ def train_further(
         raise UserError(f"{min(given)} is the network's own: leave it out")
     options = schema.compose(preset, **{**values, **own})
     check_auxiliary(network, options, path)
-    return start(evaluation_job(genotype, options, Path(path).resolve()), out, progress)
+    return start(evaluation_job(genotype, options, network_file(path).resolve()), out, progress)
 
 
 def evaluation_job(genotype: Genotype, options: Composition, network: Path | None = None) -> Job:
@@ -106,7 +105,7 @@ def test_saved(
     Parameters
     ----------
     path : path
-        A network.pt.
+        A network.pt, or a run directory that has one.
     progress : Progress, optional
     **values
         Options of `isnas.evaluate` by name; by default the data that the network was trained on.

@@ -18,8 +18,9 @@ from ..runtime.processes import joined, processes, together
 from ..runtime.progress import Progress
 from ..searches.registry import method_named
 from ..spaces.genotype import Genotype
+from ..tasks.registry import task_of
 from .evaluate import evaluation_job
-from .run import FORMAT, Job, RunResult, carry_out, in_words, of_first, opened
+from .run import FORMAT, Job, RunResult, carry_out, finished, in_words, of_first, opened
 from .search import search_job
 
 
@@ -70,10 +71,14 @@ def job_of(run: Run, options: dict[str, Any] | None = None) -> Job:
         flat = config["options"] if options is None else options
         if config["command"] == "search":
             schema = method_named(config["method"], space).schema(space)
-            return search_job(config["method"], space, schema.from_json(flat))
+        else:
+            schema = evaluation_schema(space)
+        composition = task_of(space).located(schema.from_json(flat), config.get("data") or {})
+        if config["command"] == "search":
+            return search_job(config["method"], space, composition)
         genotype = Genotype.from_json(config["genotype"])
         network = Path(config["network"]) if "network" in config else None
-        return evaluation_job(genotype, evaluation_schema(space).from_json(flat), network)
+        return evaluation_job(genotype, composition, network)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{run.directory}/config.json is not that of a run: {error!r} is missing or unknown"
@@ -128,10 +133,15 @@ def _resume(
     flat = options.to_json()
     for name, value in changes.items():
         progress.say(f"changed: {name} {flat[name]} -> {value}")
-    if run.config["versions"] != versions():
+    if run.results and set(run.config.get("parts", ())) <= set(run.results):
+        with together():
+            run.write_results()  # a process that was killed after its last checkpoint may not have
+        progress.say(f"{run.directory} is finished: nothing is left to do")
+        return finished(run, run.results)
+    begun_by = run.config.get("versions", {})
+    if begun_by != versions():
         warnings.warn(
-            f"the run was begun with {run.config['versions']}, now it is {versions()}: "
-            f"results may differ in rounding",
+            f"the run was begun with {begun_by}, now it is {versions()}: results may differ in rounding",
             UserWarning,
             stacklevel=2,
         )

@@ -12,7 +12,8 @@ import torch
 from ..networks.core import CellNetwork
 from ..runs.directory import Follower, Run
 from ..runs.loop import Part, execute
-from ..runs.saved import load_network, save_network
+from ..runs.records import read_genotype
+from ..runs.saved import FILE, load_network, save_in
 from ..runtime.devices import check_compiler, cpu_threads, resolve_device
 from ..runtime.errors import UserError
 from ..runtime.options import Composition, Schema
@@ -153,7 +154,7 @@ def carry_out(
     device = resolve_device(runtime.device)
     data = load_in_turn(task, job.options.data) if data is None else data
     with together():
-        _check_same_data(run, task.describe(data, job.options.data))
+        _check_same_data(run, task, task.describe(data, job.options.data))
         if runtime.tensorboard:
             run.open_tensorboard()
         if runtime.compile:
@@ -178,18 +179,23 @@ def carry_out(
             progress=progress,
         )
 
+    return finished(run, results)
+
+
+def finished(run: Run, results: dict[str, Any]) -> RunResult:
+    """Return the result of a run of which all parts are done."""
+
     def written() -> tuple[Genotype, CellNetwork | None]:
-        saved = run.directory / "network.pt"
-        genotype = Genotype.load(run.directory / "genotype.json")
-        return genotype, load_network(saved) if saved.exists() else None
+        network = None if run.folder.size(FILE) is None else load_network(run.directory)
+        return read_genotype(run.folder), network
 
     return RunResult(run.directory, *shared(written), results)
 
 
-def _check_same_data(run: Run, now: Mapping[str, Any]) -> None:
+def _check_same_data(run: Run, task: Task, now: Mapping[str, Any]) -> None:
     recorded = run.config.get("data") or {}
-    if now != recorded:
-        different = [name for name in now if now[name] != recorded.get(name)]
+    names = {*now, *recorded} - {*task.places}
+    if different := sorted(name for name in names if now.get(name) != recorded.get(name)):
         raise UserError(f"the data are not those of the run: {', '.join(different)} differ")
 
 
@@ -202,17 +208,17 @@ def write_genotype(run: Run, genotype: Genotype) -> None:
     """Write an architecture to the run directory, and a picture of it."""
 
     def write() -> None:
-        from ..drawing import draw_cells  # its library takes a second to import
+        from ..drawing import draw_cells, figure_content  # its library takes a second to import
 
-        genotype.save(run.directory / "genotype.json")
-        draw_cells(genotype, run.directory / "cells.svg")
+        run.folder.write_json("genotype.json", genotype.to_json())
+        run.folder.write("cells.svg", figure_content(draw_cells(genotype), "svg"))
 
     on_first(write)
 
 
-def write_network(run: Run, network: CellNetwork, name: str = "network.pt") -> None:
+def write_network(run: Run, network: CellNetwork, name: str = FILE) -> None:
     """Write a network to the run directory, see `isnas.save_network`."""
-    on_first(lambda: save_network(network, run.directory / name, run.config["data"]))
+    on_first(lambda: save_in(run.folder, network, run.config["data"], name))
 
 
 def composed(

@@ -11,6 +11,7 @@ from .. import spaces
 from ..runs.directory import Run
 from ..runs.evaluation import from_scratch, tested
 from ..runs.loop import Part, Stage
+from ..runs.saved import FILE
 from ..runs.training import Training
 from ..runtime.options import Composition
 from ..runtime.processes import check_batch_size, processes
@@ -67,7 +68,7 @@ def search(
     --------
     >>> isnas.search("darts-1", data="digits", epochs=3)  # doctest: +SKIP
     """
-    space = spaces.get(space) if isinstance(space, str) else space
+    space = spaces.get(space)
     schema = method_named(method, space).schema(space)
     return start(
         search_job(method, space, composed(schema, preset, options, values)), out, progress
@@ -127,8 +128,8 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
 
     def trained(stage: Training) -> dict[str, Any]:
         # a search that has trained its own network has written that one
-        own = (run.directory / "network.pt").exists()
-        write_network(run, stage.network, "from_scratch.pt" if own else "network.pt")
+        own = "parameters" in run.results["search"]
+        write_network(run, stage.network, "from_scratch.pt" if own else FILE)
         return evaluated(stage)
 
     def training(genotype: Genotype) -> Stage:

@@ -13,11 +13,12 @@ again, a comparison does what is missing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -29,7 +30,8 @@ from ..runs.directory import default_directory
 from ..runs.evaluation import evaluation_schema
 from ..runs.options import RuntimeOptions
 from ..runtime.devices import resolve_device
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, short, suggestion
+from ..runtime.files import as_path
 from ..runtime.options import BaseOptions, Composition, Nested, OptionField, Schema
 from ..runtime.progress import Progress
 from ..searches.base import Setting
@@ -39,11 +41,11 @@ from ..spaces.base import Space
 from ..tasks.base import Task
 from ..tasks.registry import task_of
 from .clusters import Backend, workers
-from .judging import CHILDREN, SAMPLED, Entry, run_trial, search_options_of
+from .judging import CHILDREN, SAMPLED, Entry, row_form, run_trial, search_options_of
 from .referee import Budget
-from .rows import Rows, launch_record, read_about
+from .rows import Rows, launch_record
 from .table import in_a_line, table_text
-from .trials import run_trials
+from .trials import run_trials, table_of
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,16 @@ def compare(
     UserError
         When the options, the data or the directory are not usable, or a backend is not installed.
     """
-    space = spaces.get(space) if isinstance(space, str) else space
+    if type(jobs) is not int:
+        raise UserError(f"jobs must be a whole number, got {short(jobs)}")
+    if jobs < 1:
+        raise UserError(f"jobs must be at least 1, got {jobs}")
+    if backend not in get_args(Backend):
+        raise UserError(
+            f"backend must be one of {', '.join(get_args(Backend))}, got {short(backend)}"
+            f"{suggestion(backend, get_args(Backend))}"
+        )
+    space = spaces.get(space)
     if options is None:
         options = comparison_schema(space).compose(preset, **values)
     progress = progress or Progress(quiet=True)
@@ -289,9 +300,7 @@ def compare(
         target = options.evaluation.network
         setting = Setting(space, task, data, torch.device("cpu"), own, target)
         METHODS[method].search.check(setting)
-    if jobs < 1:
-        raise UserError(f"jobs must be at least 1, got {jobs}")
-    directory = default_directory("compare") if out is None else Path(out)
+    directory = default_directory("compare") if out is None else as_path(out)
     threads = options.runtime.threads
     if not threads:
         alone = not task.tiny(data) and jobs == 1 and backend == "loky"
@@ -306,6 +315,7 @@ def compare(
             _settings(space, options, data),
             launch_record(module, words),
             _settings(space, comparison_schema(space).compose(), data),
+            row_form(task.measure),
         ) as rows,
     ):
         progress.say(f"writing to {directory}")
@@ -321,7 +331,7 @@ def compare(
             jobs=jobs,
             progress=progress,
         )
-        return Comparison(directory, rows.rows, table_text(rows.rows, read_about(directory)))
+        return Comparison(directory, rows.rows, table_of(rows, table_text))
 
 
 def _without_limits(methods: Sequence[str], space: Space) -> list[str]:
@@ -334,12 +344,13 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
     kept = {name: value for name, value in options.to_json().items() if name not in left_out}
     task = task_of(space)
     described = task.describe(data, options.data)
-    described["source"] = Path(described["source"]).name
+    described.pop("root", None)
+    described["source"] = Path(os.path.abspath(described["source"])).name
     recipe = options.evaluation
     fields = recipe.schema.fields
     return {
         **kept,
-        "data": Path(options.data.data).name,
+        "data": Path(os.path.abspath(options.data.data)).name,
         "budget": str(Budget.parse(options.comparison.budget)),
         "set": sorted(options.comparison.set),
         "limit": sorted(options.comparison.limit),

@@ -15,17 +15,29 @@ from .. import spaces
 from ..codes.choices import Choices
 from ..networks.counting import count_parameters
 from ..networks.hand_made import HAND_MADE, HandMadeOptions, width_for
+from ..runs.content import MEASURES, NAME, TEXT
 from ..runs.evaluation import from_scratch, tested
 from ..runs.loop import Diverged, EpochDone, drive, loop
 from ..runs.training import Training
 from ..runtime.devices import cpu_threads, resolve_device
+from ..runtime.forms import (
+    ANYTHING,
+    Both,
+    Chosen,
+    Form,
+    List,
+    Number,
+    Optional,
+    Record,
+    Whole,
+)
 from ..runtime.options import Composition
 from ..runtime.randomness import generator, seeded
 from ..searches.base import Search, Setting
 from ..searches.registry import METHODS, method_named
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
-from ..tasks.base import Task
+from ..tasks.base import Measure, Task
 from ..tasks.registry import task_of
 from .referee import Budget, Meter, epoch_cost
 
@@ -37,6 +49,40 @@ AT_LEAST = 8
 
 CHILDREN = "short training"
 """The trials that train all of these as searches that train every architecture by itself do."""
+
+
+def row_form(measure: Measure) -> Form:
+    """Return what a row of a comparison may be, see `run_trial`."""
+    value = MEASURES.get(f"_{measure.name}", Number())
+    judged: dict[str, Form] = {f"test_{measure.name}": value, "parameters": Whole()}
+    spent: dict[str, Form] = {"seconds": Number(0), "epochs": Number(0)}
+    scores = List(Optional(Number(loose=True)))
+    others: dict[str, Form] = {
+        "threads": Whole(),
+        "genotype": TEXT,
+        "skips": Whole(),
+        "multiply_adds": Whole(),
+        "evaluation_seconds": Number(0),
+        **{name: Number(0) for name in ("trained", "evaluated", "passes", "over")},
+        "peak_memory": Optional(Whole()),
+        "schedule": Optional(Whole()),
+        "own_value": Optional(value),
+        "scores": Optional(scores),
+    }
+    forms = {
+        "failed": Record({"error": TEXT}, {**judged, **spent, **others}, MEASURES, ANYTHING),
+        CHILDREN: Record({"scores": scores}, others, MEASURES, ANYTHING),
+        SAMPLED: Record(judged, others, MEASURES, ANYTHING),
+        "search": Record({**judged, **spent}, others, MEASURES, ANYTHING),
+    }
+
+    def of(row: dict[str, Any]) -> Form:
+        method = row.get("method")
+        return forms[
+            "failed" if "error" in row else method if method in (CHILDREN, SAMPLED) else "search"
+        ]
+
+    return Both((Record({"method": NAME, "seed": Whole()}, others=ANYTHING), Chosen(of)))
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,53 @@ from typing import Any
 import torch
 
 from ..runs.directory import versions
-from ..runtime.errors import UserError
-from ..runtime.files import lock, read_json, write_json
+from ..runtime.errors import FileError, UserError, short
+from ..runtime.files import Folder
+from ..runtime.forms import (
+    ANYTHING,
+    OBJECT,
+    PLAIN,
+    Both,
+    Chosen,
+    Form,
+    List,
+    Mapping,
+    Optional,
+    Record,
+    Text,
+    Whole,
+)
 
-ABOUT, ROWS = "about.json", "rows.jsonl"
+ABOUT, ROWS, LOCK = "about.json", "rows.jsonl", "lock"
+
+_LAUNCH = Record(
+    known={
+        "command": Text(),
+        "versions": Mapping(Text(longest=200)),
+        "machine": Record(
+            known={
+                "system": Text(longest=200),
+                "processor": Text(longest=200),
+                "cores": Optional(Whole()),
+                "gpu": Optional(Text(longest=200)),
+            },
+            others=ANYTHING,
+        ),
+        "started": Text(longest=200),
+    },
+    others=ANYTHING,
+)
+
+DIED = "died"
+"""In rows.jsonl, beside a trial's key, why its process died."""
+
+_DEATH = Record({DIED: Text(longest=1000)}, others=PLAIN)
+
+ABOUT_FORM = Record(
+    needed={"settings": OBJECT, "launches": List(_LAUNCH)},
+    others=ANYTHING,
+)
+"""about.json"""
 
 
 class Rows:
@@ -41,10 +84,14 @@ class Rows:
         The record of this launch, see `launch_record`.
     defaults : dict, optional
         Settings that rows of an older version, which knows no such setting, were made with.
+    form : Form
+        What a row may be; by default an object of whatever.
 
     Attributes
     ----------
     rows : list of dict
+    died : list of dict
+        Trials whose process died, which have no row: their keys, and the reason.
 
     Raises
     ------
@@ -59,20 +106,23 @@ class Rows:
         settings: dict[str, Any],
         launch: dict[str, Any],
         defaults: dict[str, Any] | None = None,
+        form: Form = OBJECT,
     ) -> None:
+        self.folder = Folder(directory)
         self.path = directory / ROWS
         self.key = key
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(directory / "lock")
-        except OSError as error:
-            raise UserError(f"{directory} cannot be written: {error.strerror}") from None
+        self.folder.make()
+        self._lock = self.folder.lock(LOCK)
         if self._lock is None:
             raise UserError(f"{directory} is being written by another process")
         try:
+            self.folder.tidy()
             plain = (json.loads(json.dumps(each)) for each in (settings, defaults or {}))
-            self._begin(directory / ABOUT, *plain, launch)
-            self.rows = self._whole_rows()
+            self._begin(*plain, launch)
+            # a row that a crash cut short is taken back
+            whole = sum(len(line) + 1 for _, line in self.folder.lines(ROWS))
+            self.folder.truncate(ROWS, whole)
+            self.rows, self.died = _read(self.folder, _with_key(key, form))
         except BaseException:
             self._lock.close()
             raise
@@ -86,38 +136,22 @@ class Rows:
         self._lock.close()
 
     def _begin(
-        self,
-        path: Path,
-        settings: dict[str, Any],
-        defaults: dict[str, Any],
-        launch: dict[str, Any],
+        self, settings: dict[str, Any], defaults: dict[str, Any], launch: dict[str, Any]
     ) -> None:
         about = {"settings": settings, "launches": []}
-        if path.exists():
-            about = read_json(path)
+        if self.folder.size(ABOUT) is not None:
+            about = self.folder.read_json(ABOUT, ABOUT_FORM)
             known = {name: value for name, value in defaults.items() if name in settings}
             about["settings"] = {**known, **about["settings"]}
             for name in sorted({*settings, *about["settings"]}):
                 old, new = about["settings"].get(name), settings.get(name)
                 if old != new:
                     raise UserError(
-                        f"{path.parent} has rows with {name} = {old!r}, not {new!r}: go on with the same "
-                        f"settings or choose another directory"
+                        f"{self.folder.path} has rows with {name} = {short(old)}, not {short(new)}: go on with the "
+                        f"same settings or choose another directory"
                     )
         about["launches"].append(launch)
-        write_json(path, about)
-
-    def _whole_rows(self) -> list[dict[str, Any]]:
-        """Return the rows that are there; one that a crash cut short is taken back."""
-        try:
-            with open(self.path, "a+b") as file:
-                file.seek(0)
-                content = file.read()
-                whole = content[: content.rfind(b"\n") + 1]
-                file.truncate(len(whole))
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
-        return _parsed(self.path, whole.decode())
+        self.folder.write_json(ABOUT, about)
 
     def has(self, *key: Any) -> bool:
         """Whether there is a row of this trial."""
@@ -125,48 +159,60 @@ class Rows:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; it is on the disk when this returns."""
-        try:
-            with open(self.path, "ab") as file:
-                file.write((json.dumps(row) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+        self.folder.append(ROWS, json.dumps(row) + "\n", sync=True)
         self.rows.append(row)
 
+    def append_death(self, key: Sequence[Any], reason: str) -> None:
+        """Add that the process of a trial died. It has no row then: the same command tries it again."""
+        row = {**dict(zip(self.key, key, strict=True)), DIED: reason}
+        self.folder.append(ROWS, json.dumps(row) + "\n", sync=True)
+        self.died.append(row)
 
-def read_rows(directory: str | Path) -> list[dict[str, Any]]:
+
+def read_rows(directory: str | Path, form: Form = OBJECT) -> list[dict[str, Any]]:
     """Return the rows of a directory, also while they are being written.
+
+    Parameters
+    ----------
+    directory : path
+    form : Form
+        What a row may be; by default an object of whatever.
 
     Raises
     ------
     UserError
         When there are none, or the file is damaged.
     """
-    path = Path(directory) / ROWS
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    rows = _parsed(path, content[: content.rfind(b"\n") + 1].decode())
+    folder = Folder(directory)
+    if folder.size(ROWS) is None:
+        raise FileError(f"{folder.path / ROWS} cannot be read: there is no such file")
+    rows, _ = _read(folder, form)
     if not rows:
-        raise UserError(f"{path} has no rows yet")
+        raise UserError(f"{folder.path / ROWS} has no rows yet")
     return rows
 
 
 def read_about(directory: str | Path) -> dict[str, Any]:
     """Return the content of a directory's about.json."""
-    return read_json(Path(directory) / ABOUT)
+    return Folder(directory).read_json(ABOUT, ABOUT_FORM)
 
 
-def _parsed(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is no valid JSON: {error}") from None
-    return rows
+def _read(folder: Folder, form: Form) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of a directory, and the trials whose process died and that have no row since."""
+    rows, died = [], []
+    for _, row in folder.json_lines(ROWS, Chosen(lambda row: _DEATH if DIED in row else form)):
+        (died if DIED in row else rows).append(row)
+    last = {tuple(row[name] for name in row if name != DIED): row for row in died}
+    return rows, [
+        row
+        for key, row in last.items()
+        if not any(tuple(r.get(name) for name in row if name != DIED) == key for r in rows)
+    ]
+
+
+def _with_key(key: Sequence[str], form: Form) -> Form:
+    """Return the form of rows that have a key, too."""
+    return Both((Record(dict.fromkeys(key, PLAIN), others=ANYTHING), form))
 
 
 def launch_record(module: str, arguments: Sequence[str]) -> dict[str, Any]:

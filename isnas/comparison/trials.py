@@ -9,23 +9,28 @@ cluster. A trial that is a whole run has a run directory of its own, and goes on
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..commands import RunResult, resume
 from ..commands.resume import job_of
 from ..commands.run import Job, start
-from ..runs.directory import Follower
+from ..runs.content import CONFIG
+from ..runs.directory import CONFIG_FILE, Follower
 from ..runtime.errors import UserError
-from ..runtime.files import read_json, write_atomically
+from ..runtime.files import Folder
 from ..runtime.progress import Progress
-from .rows import Rows, read_about
+from .rows import DIED, Rows, read_about
 
 TABLE = "table.md"
 
 Row = dict[str, Any]
+TableText = Callable[[Sequence[Row], dict[str, Any]], str]
 
 
 def run_trials(
@@ -33,7 +38,7 @@ def run_trials(
     function: Callable[..., Row],
     trials: Sequence[tuple[Any, ...]],
     *,
-    table: Callable[[Sequence[Row], dict[str, Any]], str],
+    table: TableText,
     finish: Callable[[Row], Row] | None = None,
     describe: Callable[[Row], str] | None = None,
     jobs: int = 1,
@@ -60,30 +65,80 @@ def run_trials(
     progress : Progress, optional
     """
     progress = progress or Progress(quiet=True)
-    directory = rows.path.parent
-    about = read_about(directory)
+    about = read_about(rows.folder.path)
     width = len(rows.key)
     missing = [trial for trial in trials if not rows.has(*trial[:width])]
     if len(missing) < len(trials):
         progress.say(f"{len(trials) - len(missing)} of {len(trials)} trials are done already")
     for done, result in enumerate(_results(function, missing, jobs), 1):
-        row = result if finish is None else finish(result)
-        rows.append(row)
-        write_atomically(directory / TABLE, table(rows.rows, about))
-        if describe is not None:
-            progress.say(f"{done}/{len(missing)}  {describe(row)}")
+        if isinstance(result, Death):
+            rows.append_death(result.trial[:width], result.reason)
+            said = _of_death(rows.died[-1])
+        else:
+            row = result if finish is None else finish(result)
+            rows.append(row)
+            said = describe(row) if describe is not None else ""
+        rows.folder.write(TABLE, table_of(rows, table, about))
+        if said:
+            progress.say(f"{done}/{len(missing)}  {said}")
     if rows.rows and not missing:  # the text may be another than when the rows were written
-        write_atomically(directory / TABLE, table(rows.rows, about))
+        rows.folder.write(TABLE, table_of(rows, table, about))
+
+
+def table_of(rows: Rows, table: TableText, about: dict[str, Any] | None = None) -> str:
+    """Return the text of table.md: the table of the rows, and the trials whose process died.
+
+    Parameters
+    ----------
+    rows : Rows
+    table : callable
+        Makes the table from the rows and the content of about.json.
+    about : dict, optional
+        That content; by default it is read.
+    """
+    about = read_about(rows.folder.path) if about is None else about
+    died = {tuple(row[name] for name in rows.key): row for row in rows.died}
+    lines = [f"- {_of_death(row)}\n" for key, row in died.items() if not rows.has(*key)]
+    text = table(rows.rows, about) if rows.rows else ""
+    if not lines:
+        return text
+    head = "Trials whose process died (the same command tries them again):\n\n"
+    return f"{text}\n{head}{''.join(lines)}"
+
+
+def _of_death(row: Row) -> str:
+    key = ", ".join(f"{name} {value}" for name, value in row.items() if name != DIED)
+    return f"{key}: {row[DIED]}"
+
+
+@dataclass(frozen=True)
+class Death:
+    """The process of a trial died before it had a result.
+
+    Parameters
+    ----------
+    trial : tuple
+    reason : str
+    """
+
+    trial: tuple[Any, ...]
+    reason: str
 
 
 def _results(
     function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
-) -> Iterator[Row]:
+) -> Iterator[Row | Death]:
     """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together."""
     import joblib
 
-    calls = [joblib.delayed(function)(*trial) for trial in trials]
     backend, _ = joblib.parallel.get_active_backend()
+    if isinstance(backend, joblib.parallel.BACKENDS["loky"]):
+        if jobs == 1:
+            yield from (function(*trial) for trial in trials)
+        else:
+            yield from _side_by_side(function, trials, jobs)
+        return
+    calls = [joblib.delayed(function)(*trial) for trial in trials]
     if backend.supports_return_generator:
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
             calls
@@ -91,6 +146,53 @@ def _results(
         return
     for first in range(0, len(calls), jobs):
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[first : first + jobs])
+
+
+def _side_by_side(
+    function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
+) -> Iterator[Row | Death]:
+    """Yield the rows of trials in processes of this machine as they are done.
+
+    Every process is a pool of its own. When one dies, a pool does not know which of its trials has killed it, and gives
+    all of them up; here there is one.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    jobs = min(jobs, len(trials))
+    # numerical libraries do not know that there are others
+    threads = str(max((os.cpu_count() or 1) // max(jobs, 1), 1))
+    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+    def new_pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(limits, threads))
+
+    waiting = list(trials)[::-1]
+    free = [new_pool() for _ in range(jobs)]
+    running: dict[Future[Row], tuple[tuple[Any, ...], ProcessPoolExecutor]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                trial, pool = waiting.pop(), free.pop()
+                running[pool.submit(function, *trial)] = trial, pool
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                trial, pool = running.pop(future)
+                try:
+                    result: Row | Death = future.result()
+                except BrokenProcessPool as error:
+                    codes = re.search(
+                        r"exit codes? of the workers? (?:is|are) \{(.*?)\}", str(error)
+                    )
+                    how = f" ({codes[1]})" if codes else ""
+                    result = Death(trial, f"its process died{how}, perhaps for want of memory")
+                    pool.shutdown(kill_workers=True)
+                    pool = new_pool()
+                free.append(pool)
+                yield result
+    finally:
+        for pool in [*free, *(pool for _, pool in running.values())]:
+            pool.shutdown(kill_workers=True)
 
 
 def run_or_resume(job: Job, out: str | Path) -> RunResult:
@@ -101,18 +203,17 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
     job : Job
         See `isnas.commands.search.search_job` and `isnas.commands.evaluate.evaluation_job`.
     out : path
-        The run directory. One in which no run has begun yet is made anew.
+        The run directory; also one that a run has left which was killed before it had begun.
 
     Raises
     ------
     UserError
         When the run that is there has other options.
     """
-    out = Path(out)
-    if not (out / "config.json").exists():
-        shutil.rmtree(out, ignore_errors=True)
+    folder = Folder(out)
+    if folder.size(CONFIG_FILE) is None:
         return start(job, out, None)
-    there = job_of(Follower(out, read_json(out / "config.json"), {}))
+    there = job_of(Follower(folder.path, folder.read_json(CONFIG_FILE, CONFIG), {}))
     wanted, found = job.options.to_json(), there.options.to_json()
     incidental = job.options.incidental()
     for name, value in wanted.items():

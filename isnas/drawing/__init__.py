@@ -2,7 +2,7 @@
 
 from .cells import COLUMN_WIDTH, PAGE_WIDTH, draw_cell, draw_cells
 from .layout import CellCoefficients, Flow
-from .painting import operation_colour, operation_family, save_figure
+from .painting import figure_content, operation_colour, operation_family, save_figure
 
 __all__ = [
     "COLUMN_WIDTH",
@@ -11,6 +11,7 @@ __all__ = [
     "Flow",
     "draw_cell",
     "draw_cells",
+    "figure_content",
     "operation_colour",
     "operation_family",
     "save_figure",

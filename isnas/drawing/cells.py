@@ -82,7 +82,7 @@ def draw_cell(
 
 
 def draw_cells(
-    genotype: Genotype,
+    genotype: Genotype | str | FilePath,
     path: str | FilePath | None = None,
     *,
     coefficients: Mapping[str, CellCoefficients] | None = None,
@@ -93,8 +93,8 @@ def draw_cells(
 
     Parameters
     ----------
-    genotype : Genotype
-        The architecture.
+    genotype : Genotype, str or path
+        The architecture, the name of a published one, or a file with one.
     path : path, optional
         Where to save the figure: .svg, .png or .pdf. The same genotype gives the same bytes.
     coefficients : mapping of kind to (mapping of (node, Edge) to float), optional
@@ -116,6 +116,7 @@ def draw_cells(
     UserError
         When `path` cannot be written or has another suffix, or a coefficient is missing or not finite.
     """
+    genotype = Genotype.meant(genotype)
     if path is not None:
         figure_format(path)
     if genotype.space.drawing == "layers":

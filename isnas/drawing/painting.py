@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +18,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
 from ..runtime.errors import UserError
+from ..runtime.files import write_atomically
 from ..spaces.genotype import Edge
 from .layout import CellCoefficients, Diagram, Flow, Link, Point, Thing
 
@@ -63,14 +65,17 @@ def save_figure(figure: Figure, path: str | FilePath) -> None:
     UserError
         When the path has another suffix or cannot be written.
     """
-    suffix = figure_format(path)
+    write_atomically(path, figure_content(figure, figure_format(path)))
+
+
+def figure_content(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as the content of a file: svg, png or pdf."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[suffix]
     settings = {"svg.fonttype": "none", "svg.hashsalt": "isnas", "pdf.fonttype": 42}
-    try:
-        with matplotlib.rc_context(settings):
-            figure.savefig(path, format=suffix, dpi=300, metadata=undated)
-    except OSError as error:
-        raise UserError(f"figure {str(path)!r} cannot be written ({error.strerror})") from None
+    content = io.BytesIO()
+    with matplotlib.rc_context(settings):
+        figure.savefig(content, format=suffix, dpi=300, metadata=undated)
+    return content.getvalue()
 
 
 def operation_family(operation: str) -> str:

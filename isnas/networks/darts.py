@@ -17,6 +17,7 @@ from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, poo
 from .operations import (
     BatchNorm,
     ClosingNorm,
+    check_images,
     conv_norm,
     convolution,
     reduce_norm,
@@ -223,6 +224,7 @@ class Network(CellNetwork):
         """
         if auxiliary and not self.options.auxiliary:
             raise UserError("the network was built without an auxiliary head")
+        check_images(x, self.options.in_channels)
         incoming = self.incoming(coefficients, kept)
         s0 = s1 = self.stem(x)
         if self.stem_2 is not None:

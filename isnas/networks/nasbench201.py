@@ -13,7 +13,7 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, pooled
-from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
+from .operations import BatchNorm, ClosingNorm, check_images, conv_norm, convolution
 
 STAGES = 3
 
@@ -146,6 +146,7 @@ class NASBench201Network(CellNetwork):
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        check_images(x, self.options.in_channels)
         incoming = self.incoming(coefficients, kept)
         x = self.stem(x)
         for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, short
 from ..runtime.processes import synchronised_batch_norm
 from ..spaces.base import Space
 
@@ -32,6 +32,19 @@ BYPASS = "bypass"
 only (PC-DARTS, arXiv 1907.05737): as they are, or max-pooled 2x2 where the stride is 2. No genotype has it."""
 
 CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
+
+
+def check_images(x: Tensor, channels: int) -> None:
+    """Raise a `UserError` unless x is a batch of images of so many channels, ready for a network."""
+    if not isinstance(x, Tensor):
+        raise UserError(f"images must be a tensor of shape (B, {channels}, H, W), got {short(x)}")
+    if torch.jit.is_tracing():  # there sizes are tensors
+        return
+    if x.dim() != 4 or x.shape[1] != channels:
+        one = "; a single image x is the batch x[None]" if x.dim() == 3 else ""
+        raise UserError(f"images must be of shape (B, {channels}, H, W), got {(*x.shape,)}{one}")
+    if not x.is_floating_point():
+        raise UserError(f"images must be floating-point and normalised, got {x.dtype}")
 
 
 Affine = tuple[Tensor, Tensor]

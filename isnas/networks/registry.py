@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions
 from ..runtime.randomness import seeded
+from ..spaces import get as get_space
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from .chain import ChainNetwork, ChainOptions
@@ -109,12 +111,13 @@ def family(space: Space) -> Family:
     return FAMILIES[space.network]
 
 
-def build_supernet(space: Space, *, seed: int = 0, **shape: Any) -> CellNetwork:
+def build_supernet(space: str | Space, *, seed: int = 0, **shape: Any) -> CellNetwork:
     """Return a super-net: every place of the space in every cell, initial weights drawn from `seed`.
 
     Parameters
     ----------
-    space : Space
+    space : Space or str
+        A space, or its name.
     seed : int
     **shape
         The options of the space's networks.
@@ -122,18 +125,20 @@ def build_supernet(space: Space, *, seed: int = 0, **shape: Any) -> CellNetwork:
     Raises
     ------
     UserError
-        When a value is out of its range.
+        When a value is out of its range, or there is no such space or option.
     """
+    space = get_space(space)
     kind = family(space)
-    return kind.build_supernet(space, kind.options(**shape), seed=seed)
+    return kind.build_supernet(space, _shape(kind, shape), seed=seed)
 
 
-def build_network(genotype: Genotype, *, seed: int = 0, **shape: Any) -> CellNetwork:
+def build_network(genotype: Genotype | str | Path, *, seed: int = 0, **shape: Any) -> CellNetwork:
     """Return the discrete network of a genotype, its initial weights drawn from `seed`.
 
     Parameters
     ----------
-    genotype : Genotype
+    genotype : Genotype, str or path
+        An architecture, the name of a published one, or a file with one.
     seed : int
     **shape
         The options of the space's networks; the defaults are those of its published evaluation network.
@@ -141,7 +146,7 @@ def build_network(genotype: Genotype, *, seed: int = 0, **shape: Any) -> CellNet
     Raises
     ------
     UserError
-        When a value is out of its range.
+        When a value is out of its range, or there is no such genotype or option.
 
     Examples
     --------
@@ -149,5 +154,16 @@ def build_network(genotype: Genotype, *, seed: int = 0, **shape: Any) -> CellNet
     >>> sum(p.numel() for p in network.parameters())
     3316726
     """
+    genotype = Genotype.meant(genotype)
     kind = family(genotype.space)
-    return kind.build_network(genotype, kind.options(**shape), seed=seed)
+    return kind.build_network(genotype, _shape(kind, shape), seed=seed)
+
+
+def _shape(kind: Family, values: Mapping[str, Any]) -> Any:
+    names = [field.name for field in fields(kind.options)]
+    for name in values:
+        if name not in names:
+            raise UserError(
+                f"there is no option {name}{suggestion(name, names)}; there are {', '.join(names)}"
+            )
+    return kind.options(**values)

@@ -8,19 +8,21 @@
     results.json       results of the stages that are done, and of the run
     genotype.json, network.pt (a state dict), network.json (how to build it), cells.svg
 
-`isnas.runs.records` reads it.
+What each file holds is in `isnas.runs.content`; `isnas.runs.records` reads them. A directory may come from elsewhere:
+no symbolic link in it is followed, and what is read is compared with its form.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,21 +32,62 @@ import torch
 
 from .. import __version__
 from ..codes.sparse import NodeRecovery, SparseCode
-from ..runtime.errors import UserError
-from ..runtime.files import (
-    lock,
-    read_json,
-    read_tensors,
-    write_atomically,
-    write_json,
-    write_tensors,
-)
+from ..runtime.errors import FileError, UserError, short
+from ..runtime.files import TEMPORARY, Folder, as_path
+from ..runtime.forms import check
 from ..runtime.options import Composition
 from ..runtime.processes import processes
+from .content import CHECKPOINT, CONFIG
 
 CHECKPOINTS_KEPT = 2
-LOCK = "lock"
-"""Name of the file whose lock the writing process has."""
+CONFIG_FILE, RESULTS_FILE, LOCK = "config.json", "results.json", "lock"
+"""Names of files; the writing process has the lock."""
+
+LINES = {"metrics": "metrics.jsonl", "times": "times.jsonl"}
+"""Names of the files that grow line by line."""
+
+_CHECKPOINT_NAME, _RECOVERY_NAME = r"\d{8,12}\.pt", r"\d{6,12}\.npz"
+
+_WITHOUT_TRAINING = {
+    LOCK,
+    *LINES.values(),
+    "codes",
+    "checkpoints",
+    "genotype.json",
+    "cells.svg",
+    "tensorboard",
+}
+"""What there may be when a run was killed before it had begun, or while it was discarded."""
+
+
+def checkpoint_names(folder: Folder) -> list[str]:
+    """Return the names of a run's checkpoints, oldest first."""
+    return folder.names("checkpoints", _CHECKPOINT_NAME)
+
+
+def recovery_names(folder: Folder) -> list[str]:
+    """Return the names of the files of a run's recoveries, in order."""
+    return folder.names("codes", _RECOVERY_NAME)
+
+
+def check_is_run(folder: Folder) -> None:
+    """Raise a `UserError` unless a directory holds a run."""
+    if folder.size(CONFIG_FILE) is not None:
+        return
+    if folder.names() and has_not_begun(folder):
+        raise UserError(
+            f"{folder.path} holds no run: one was stopped before it had begun; start it again by the "
+            f"same command, with --out {shlex.quote(str(folder.path))}"
+        )
+    raise UserError(f"{folder.path} holds no run: there is no {CONFIG_FILE} in it")
+
+
+def has_not_begun(folder: Folder) -> bool:
+    """Whether a directory is what a run leaves that was killed before it had a config.json: nothing of worth."""
+    names = {name for name in folder.names() if not re.fullmatch(TEMPORARY, name)}
+    locked = LOCK in names and names <= _WITHOUT_TRAINING
+    made = names <= {"codes", "checkpoints"} and not folder.names("codes")
+    return (locked or made) and not folder.size(LINES["metrics"]) and not checkpoint_names(folder)
 
 
 def versions() -> dict[str, str]:
@@ -81,18 +124,15 @@ class Run:
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.directory = directory
+        self.folder = Folder(directory)
         self.config = config
-        try:
-            self._lock = lock(directory / LOCK)
-        except OSError as error:
-            raise UserError(f"{directory} cannot be written: {error.strerror}") from None
+        self._lock = self.folder.lock(LOCK)
         if self._lock is None:
             raise UserError(f"{directory} is being written by another process")
         self.results: dict[str, Any] = {}
         self._recoveries = 0
         self._saved = 0
         self._events: Any = None
-        self._files = {name: directory / f"{name}.jsonl" for name in ("metrics", "times")}
 
     def __enter__(self) -> Run:
         """Return the run."""
@@ -123,14 +163,10 @@ class Run:
         UserError
             When the directory holds a run already or cannot be written.
         """
-        directory = default_directory(command) if directory is None else Path(directory)
-        if (directory / "config.json").exists():
-            raise UserError(
-                f"{directory} holds a run already: go on with it "
-                f"(isnas resume {shlex.quote(str(directory))}) or choose another --out"
-            )
-        if directory.is_dir() and any(directory.iterdir()):
-            raise UserError(f"{directory} is not empty: choose another --out")
+        directory = default_directory(command) if directory is None else as_path(directory)
+        folder = Folder(directory)
+        folder.make()
+        _check_free(folder)
         config = {
             "command": command,
             "options": options.to_json(),
@@ -139,16 +175,12 @@ class Run:
             "versions": versions(),
             "started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}",
         }
-        try:
-            (directory / "codes").mkdir(parents=True, exist_ok=True)
-            (directory / "checkpoints").mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{directory} cannot be written: {error.strerror}") from None
         run = cls(directory, config)
         try:
+            _check_free(folder)  # nobody else has taken it meanwhile
+            folder.make("codes", "checkpoints")
+            run._go_back_to(None)
             run.write_config()
-            for path in run._files.values():
-                write_atomically(path, b"")
         except BaseException:
             run.close()
             raise
@@ -157,8 +189,16 @@ class Run:
     def discard(self) -> None:
         """Close the run and remove its directory, unless a step has been done in it."""
         self.close()
-        if self._files["metrics"].exists() and self._files["metrics"].stat().st_size == 0:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self.folder.size(LINES["metrics"]) == 0:
+            # first what makes it a run, last the lock: killed in between, it is one that has not begun
+            self.folder.remove(CONFIG_FILE)
+            place = os.path.realpath(self.directory)
+            for name in self.folder.names():
+                if name != LOCK:
+                    shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+                    with suppress(UserError):
+                        self.folder.remove(name)
+            shutil.rmtree(place, ignore_errors=True)
 
     @classmethod
     def reopen(cls, directory: str | Path) -> tuple[Run, dict[str, Any] | None]:
@@ -171,11 +211,11 @@ class Run:
         UserError
             When the directory holds no run, or all its checkpoints are damaged.
         """
-        directory = Path(directory)
-        if not (directory / "config.json").is_file():
-            raise UserError(f"{directory} holds no run: there is no config.json in it")
-        run = cls(directory, read_json(directory / "config.json"))
+        folder = Folder(directory)
+        check_is_run(folder)
+        run = cls(folder.path, folder.read_json(CONFIG_FILE, CONFIG))
         try:
+            folder.make("codes", "checkpoints")
             checkpoint = run._newest_checkpoint()
             run._go_back_to(checkpoint)
         except BaseException:
@@ -185,48 +225,60 @@ class Run:
 
     def _go_back_to(self, checkpoint: dict[str, Any] | None) -> None:
         """Take back what was written after a checkpoint."""
-        sizes = {"metrics": 0, "times": 0}
+        sizes = dict.fromkeys(LINES, 0)
         if checkpoint is not None:
             self.results = checkpoint["results"]
             self._recoveries = checkpoint["recoveries"]
             self._saved = checkpoint["number"]
             sizes = checkpoint["sizes"]
-        try:
-            for name, size in sizes.items():
-                with open(self._files[name], "ab") as file:
-                    if file.tell() < size:
-                        raise UserError(
-                            f"{self._files[name]} is shorter than its checkpoint says: "
-                            f"{file.tell()} instead of {size} bytes"
-                        )
-                    file.truncate(size)
-            for path in self.directory.glob("codes/[0-9]*.npz"):
-                if int(path.stem) >= self._recoveries:
-                    path.unlink()
-        except OSError as error:
-            raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
+        for name, size in sizes.items():
+            there = self.folder.size(LINES[name]) or 0
+            if there < size:
+                raise FileError(
+                    f"{self.directory / LINES[name]} is shorter than its checkpoint says: {there} instead "
+                    f"of {size} bytes"
+                )
+            self.folder.truncate(LINES[name], size)
+        for name in recovery_names(self.folder):
+            if int(Path(name).stem) >= self._recoveries:
+                self.folder.remove(name)
+        self.folder.tidy("codes", "checkpoints")
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
-        paths = sorted(self.directory.glob("checkpoints/[0-9]*.pt"), reverse=True)
         problems = []
-        for path in paths:
+        for name in reversed(checkpoint_names(self.folder)):
             try:
-                checkpoint = read_tensors(path)
-                if not isinstance(checkpoint, dict) or set(checkpoint) != _CHECKPOINT_KEYS:
-                    raise UserError(f"{path} is no checkpoint of a run")
+                checkpoint = self._checkpoint(name)
             except UserError as error:
                 problems.append(str(error))
                 continue
             for problem in problems:
-                warnings.warn(f"{problem}; going on from {path}", UserWarning, stacklevel=3)
+                warnings.warn(
+                    f"{problem}; going on from {self.directory / name}", UserWarning, stacklevel=3
+                )
             return checkpoint
         if problems:
             raise UserError("no checkpoint can be read: " + "; ".join(problems))
         return None
 
+    def _checkpoint(self, name: str) -> dict[str, Any]:
+        """Return a checkpoint that can be one of this run."""
+        path = self.directory / name
+        checkpoint = check(self.folder.read_tensors(name), CHECKPOINT, str(path))
+        stage, parts = checkpoint["stage"], self.config.get("parts", [])
+        if checkpoint["number"] != int(path.stem):
+            raise FileError(f"{path} is not number {path.stem}: it says {checkpoint['number']}")
+        if stage is not None and (
+            stage not in parts or set(checkpoint["state"]) != {"stage", "sums"}
+        ):
+            raise FileError(f"{path} is of no part of this run: its stage is {short(stage)}")
+        if unknown := set(checkpoint["results"]) - set(parts):
+            raise FileError(f"{path} has results of {short(min(unknown))}, no part of this run")
+        return checkpoint
+
     def write_config(self) -> None:
         """Write config.json."""
-        write_json(self.directory / "config.json", self.config)
+        self.folder.write_json(CONFIG_FILE, self.config)
 
     def open_tensorboard(self) -> None:
         """Write TensorBoard events of all metrics from now on.
@@ -242,6 +294,7 @@ class Run:
             raise UserError(
                 "tensorboard is not installed: pip install tensorboard, or leave --tensorboard out"
             ) from None
+        self.folder.make("tensorboard")
         self._events = SummaryWriter(str(self.directory / "tensorboard"))
 
     def write_metrics(self, lines: Sequence[dict[str, Any]], steps: int) -> None:
@@ -270,17 +323,12 @@ class Run:
         self._append("times", [line])
 
     def _append(self, name: str, lines: Sequence[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        try:
-            with open(self._files[name], "ab") as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise UserError(f"{self._files[name]} cannot be written: {error.strerror}") from None
+        self.folder.append(LINES[name], "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_matrices(self, code: SparseCode) -> None:
         """Write the measurement matrices."""
         arrays = {choice.key: A.numpy() for choice, A in zip(code.choices, code.A, strict=True)}
-        self._write_arrays("matrices", arrays)
+        self.folder.write_arrays("codes/matrices.npz", arrays)
 
     def write_recovery(
         self, recovery: Sequence[NodeRecovery], frozen: Sequence[bool], refused: bool = False
@@ -295,7 +343,7 @@ class Run:
         refused : bool
             Whether what was found was not taken.
         """
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for node in recovery:
             name = node.key
             arrays[f"{name}.b"] = node.b.numpy()
@@ -306,13 +354,8 @@ class Run:
             arrays[name] = np.array([getattr(node, name) for node in recovery])
         arrays["frozen"] = np.array(frozen)
         arrays["refused"] = np.array(refused)
-        self._write_arrays(f"{self._recoveries:06d}", arrays)
+        self.folder.write_arrays(f"codes/{self._recoveries:06d}.npz", arrays)
         self._recoveries += 1
-
-    def _write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(self.directory / "codes" / f"{name}.npz", buffer.getvalue())
 
     def save_checkpoint(
         self, stage: str | None, state: dict[str, Any], seconds: float = 0.0
@@ -329,16 +372,12 @@ class Run:
             Spent in the present epoch.
         """
         # what the checkpoint counts on must be on the disk before it is
-        for path in self._files.values():
-            try:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        for name in LINES.values():
+            self.folder.sync(name)
         self._saved += 1
-        path = self.directory / "checkpoints" / f"{self._saved:08d}.pt"
-        write_tensors(
-            path,
+        name = f"checkpoints/{self._saved:08d}.pt"
+        self.folder.write_tensors(
+            name,
             {
                 "number": self._saved,
                 "stage": stage,
@@ -347,16 +386,16 @@ class Run:
                 "options": self.config["options"],
                 "results": self.results,
                 "recoveries": self._recoveries,
-                "sizes": {name: file.stat().st_size for name, file in self._files.items()},
+                "sizes": {kind: self.folder.size(file) for kind, file in LINES.items()},
             },
         )
-        for old in sorted(self.directory.glob("checkpoints/[0-9]*.pt"))[:-CHECKPOINTS_KEPT]:
-            old.unlink()
-        return path
+        for old in checkpoint_names(self.folder)[:-CHECKPOINTS_KEPT]:
+            self.folder.remove(old)
+        return self.directory / name
 
     def write_results(self) -> None:
         """Write results.json."""
-        write_json(self.directory / "results.json", self.results)
+        self.folder.write_json(RESULTS_FILE, self.results)
 
 
 class Follower(Run):
@@ -372,6 +411,7 @@ class Follower(Run):
 
     def __init__(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
         self.directory = directory
+        self.folder = Folder(directory)
         self.config = config
         self.results = results
 
@@ -383,16 +423,16 @@ class Follower(Run):
     write_matrices = write_recovery = save_checkpoint = _nothing
 
 
-_CHECKPOINT_KEYS = {
-    "number",
-    "stage",
-    "state",
-    "seconds",
-    "options",
-    "results",
-    "recoveries",
-    "sizes",
-}
+def _check_free(folder: Folder) -> None:
+    """Raise a `UserError` unless a new run can be made in a directory."""
+    if folder.size(CONFIG_FILE) is not None:
+        raise UserError(
+            f"{folder.path} holds a run already: go on with it "
+            f"(isnas resume {shlex.quote(str(folder.path))}) or choose another --out"
+        )
+    if set(folder.names()) - {LOCK} and not has_not_begun(folder):
+        raise UserError(f"{folder.path} is not empty: choose another --out")
+
 
 RECOVERY_SCALARS = (
     "residual",

@@ -4,15 +4,12 @@
     run.epochs("train")["train_loss"]        # (epochs,)
     run.trajectories["normal", 0].z          # (recoveries, n)
 
-What is in the directory is described in `isnas.runs.directory`, which writes it. Figures and
-comparisons read runs through this module only.
+What is in the directory is described in `isnas.runs.directory`, which writes it. Figures and comparisons read runs
+through this module only.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +18,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..runtime.errors import UserError
-from ..runtime.files import is_locked, read_json
+from ..runtime.errors import FileError, UserError, short
+from ..runtime.files import Folder
+from ..runtime.forms import OBJECT, Array, check_arrays
 from ..spaces import from_json
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Measure
-from ..tasks.registry import TASKS
-from .directory import LOCK, RECOVERY_SCALARS
+from ..tasks.registry import task_named
+from .content import CONFIG, METRICS, RESULTS, TIMES
+from .directory import (
+    CONFIG_FILE,
+    LINES,
+    LOCK,
+    RECOVERY_SCALARS,
+    RESULTS_FILE,
+    check_is_run,
+    checkpoint_names,
+    recovery_names,
+)
 
 Columns = dict[str, np.ndarray]
 """A table by columns, all of one length."""
@@ -155,39 +163,31 @@ class RunRecord:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
-        if not (self.directory / "config.json").is_file():
-            raise UserError(f"{directory} holds no run: there is no config.json in it")
-        self.config = read_json(self.directory / "config.json")
-        try:
-            self.command = str(self.config["command"])
-            self.options = dict(self.config["options"])
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{directory}/config.json is not that of a run: it has no command and options"
-            ) from None
+        self.folder = Folder(directory)
+        self.directory = self.folder.path
+        check_is_run(self.folder)
+        self.config = self.folder.read_json(CONFIG_FILE, CONFIG)
+        self.command: str = self.config["command"]
+        self.options: dict[str, Any] = self.config["options"]
 
     @cached_property
     def space(self) -> Space:
         """The search space."""
         try:
-            return from_json(self.config["space"])
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.directory}/config.json: no search space: {error}") from None
+            return from_json(self.config.get("space"))
+        except UserError as error:
+            raise FileError(f"{self.directory / CONFIG_FILE}: {error}") from None
 
     @property
     def method(self) -> str:
         """The method of a search; of other commands their name."""
-        return str(self.config.get("method", self.command))
+        return self.config.get("method", self.command)
 
     @property
     def measure(self) -> Measure:
         """What says how good a network of this run is."""
-        data = self.config.get("data")
-        name = data.get("task", "images") if isinstance(data, dict) else "images"
-        if name not in TASKS:
-            raise UserError(f"{self.directory}/config.json: there is no task {name!r:.60}")
-        return TASKS[name].measure
+        name = (self.config.get("data") or {}).get("task", "images")
+        return task_named(name).measure
 
     @property
     def status(self) -> Literal["finished", "running", "broken off"]:
@@ -195,23 +195,19 @@ class RunRecord:
         expected = self.config.get("parts")
         if expected is not None and set(expected) <= set(self.results):
             return "finished"
-        return "running" if is_locked(self.directory / LOCK) else "broken off"
+        return "running" if self.folder.is_locked(LOCK) else "broken off"
 
     @cached_property
     def results(self) -> dict[str, dict[str, Any]]:
         """Results of the parts that are done, by name."""
-        path = self.directory / "results.json"
-        if not path.exists():
+        if self.folder.size(RESULTS_FILE) is None:
             return {}
-        results = read_json(path)
-        if not isinstance(results, dict) or not all(isinstance(r, dict) for r in results.values()):
-            raise UserError(f"{path} does not hold results by the names of parts")
-        return results
+        return self.folder.read_json(RESULTS_FILE, RESULTS)
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:
         """The checkpoints that are there, oldest first."""
-        return tuple(sorted(self.directory.glob("checkpoints/[0-9]*.pt")))
+        return tuple(self.directory / name for name in checkpoint_names(self.folder))
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -244,9 +240,8 @@ class RunRecord:
     @cached_property
     def genotype(self) -> Genotype | None:
         """The architecture found or evaluated; of a search that is not finished the present one, None before it."""
-        path = self.directory / "genotype.json"
-        if path.exists():
-            return Genotype.load(path, self.space)
+        if self.folder.size("genotype.json") is not None:
+            return read_genotype(self.folder, self.space)
         if not self.trajectories:
             return None
         places: dict[str, list[Place]] = {kind: [] for kind in self.space.kinds}
@@ -271,56 +266,33 @@ class RunRecord:
 
         Empty when there are none (yet).
         """
-        paths = sorted(self.directory.glob("codes/[0-9]*.npz"))
-        if not paths:
-            return {}
-        for number, path in enumerate(paths):
-            if path.name != f"{number:06d}.npz":
-                raise UserError(f"{path.with_name(f'{number:06d}.npz')} is missing")
-        matrices = _read_arrays(self.directory / "codes" / "matrices.npz")
-        tables = [_read_arrays(path) for path in paths]
-        try:
-            joined = {name: _joined(name, [table[name] for table in tables]) for name in tables[0]}
-            return _trajectories(joined, matrices, self.space)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.directory}/codes does not hold recoveries of one search: {error}"
-            ) from None
+        names = recovery_names(self.folder)
+        for number, name in enumerate(names):
+            if name != (expected := f"codes/{number:06d}.npz"):
+                raise FileError(f"{self.directory / expected} is missing")
+        return _trajectories(self.folder, names, self.space) if names else {}
 
     @cached_property
     def _metrics(self) -> dict[str, list[dict[str, Any]]]:
         """The lines of metrics.jsonl by part."""
         lines: dict[str, list[dict[str, Any]]] = {}
-        for line in _read_lines(self.directory / "metrics.jsonl"):
+        for _, line in self.folder.json_lines(LINES["metrics"], METRICS):
             lines.setdefault(line["part"], []).append(line)
         return lines
 
     @cached_property
     def _times(self) -> list[dict[str, Any]]:
-        return _read_lines(self.directory / "times.jsonl")
+        return [line for _, line in self.folder.json_lines(LINES["times"], TIMES)]
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a .jsonl file of parts and epochs; a last line without an end is still being written and left out."""
+def read_genotype(folder: Folder, space: Space | None = None) -> Genotype:
+    """Return the architecture in a run directory's genotype.json; `space` is its space in files of earlier versions."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    lines = []
-    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            line = json.loads(text)
-            whole = isinstance(line["part"], str) and type(line["epoch"]) is int
-        except (KeyError, TypeError, ValueError, RecursionError):
-            whole = False
-        if not whole:
-            raise UserError(
-                f"{path}, line {number} is damaged: it is no record of an epoch or step"
-            )
-        lines.append(line)
-    return lines
+        return Genotype.from_json(folder.read_json("genotype.json", OBJECT), space)
+    except FileError:
+        raise
+    except UserError as error:
+        raise FileError(f"{folder.path / 'genotype.json'}: {error}") from None
 
 
 def _columns(lines: Sequence[dict[str, Any]]) -> Columns:
@@ -337,16 +309,10 @@ def _column(values: list[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+_MATRICES = "codes/matrices.npz"
+
+_KINDS = {"iterations": "i", "nonzeros": "i", "changed": "b"}
+"""Kinds of the arrays of `RECOVERY_SCALARS` that do not hold floating-point numbers."""
 
 
 def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
@@ -359,34 +325,58 @@ def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _trajectories(
-    arrays: dict[str, np.ndarray], matrices: dict[str, np.ndarray], space: Space
+    folder: Folder, names: Sequence[str], space: Space
 ) -> dict[tuple[Any, ...], Trajectory]:
-    found = {}
+    """Return the trajectories in some files of recoveries, of which all must be of one search in the space."""
+    matrices = folder.read_arrays(_MATRICES)
+    where = str(folder.path / _MATRICES)
     choices = {choice.key: choice for choice in space.choices}
-    names = [name.removesuffix(".z") for name in arrays if name.endswith(".z")]
-    for i, name in enumerate(names):
-        choice = choices[name]
-        places = choice.candidates
-        A, z = matrices[name], arrays[f"{name}.z"]
-        if A.shape[1] != len(places) or z.shape[1] != len(places):
-            raise ValueError(f"{name} has {z.shape[1]} candidates, expected {len(places)}")
-        support = arrays[f"{name}.support"]
-        if not ((support >= -1) & (support < len(places))).all():
-            raise ValueError(f"{name} has active candidates that do not exist")
-        key = (choice.kind, choice.node, choice.name) if choice.name else (choice.kind, choice.node)
-        found[key] = Trajectory(
+    for key, A in matrices.items():
+        if key not in choices:
+            raise FileError(f"{where}: there is no {short(key)} in the space {space.name}")
+        check_arrays({key: A}, {key: Array("f", ("m", len(choices[key].candidates)))}, where)
+    tables: list[dict[str, np.ndarray]] = []
+    for name in names:
+        table = folder.read_arrays(name)
+        check_arrays(table, _form_of_recovery(matrices), str(folder.path / name))
+        for key, A in matrices.items():
+            support = table[f"{key}.support"]
+            if not ((support >= 0) & (support < A.shape[1])).all():
+                raise FileError(f"{folder.path / name}: {key}.support has places that do not exist")
+        tables.append(table)
+    if all(table["refused"] for table in tables):
+        raise FileError(f"{folder.path / names[0]}: refused cannot be true of all recoveries")
+    arrays = {name: _joined(name, [table[name] for table in tables]) for name in tables[0]}
+    found: dict[tuple[Any, ...], Trajectory] = {}
+    for i, key in enumerate(matrices):
+        choice = choices[key]
+        place = (
+            (choice.kind, choice.node, choice.name) if choice.name else (choice.kind, choice.node)
+        )
+        found[place] = Trajectory(
             kind=choice.kind,
             node=choice.node,
             name=choice.name,
-            places=places,
-            labels=tuple(space.label(place) for place in places),
-            A=A,
-            z=z,
-            support=support,
-            b=arrays[f"{name}.b"],
-            coefficients=arrays[f"{name}.coefficients"],
+            places=choice.candidates,
+            labels=tuple(space.label(place) for place in choice.candidates),
+            A=matrices[key],
+            **{name: arrays[f"{key}.{name}"] for name in ("b", "z", "support", "coefficients")},
             frozen=arrays["frozen"][:, i],
             refused=arrays["refused"],
             **{scalar: arrays[scalar][:, i] for scalar in RECOVERY_SCALARS},
         )
     return found
+
+
+def _form_of_recovery(matrices: dict[str, np.ndarray]) -> dict[str, Array]:
+    """Return the arrays of a recovery of these matrices; how many places are active may differ from others."""
+    form: dict[str, Array] = {}
+    for key, A in matrices.items():
+        s = f"s of {key}"
+        form[f"{key}.b"] = Array("f", (A.shape[0],))
+        form[f"{key}.z"] = Array("f", (A.shape[1],))
+        form[f"{key}.support"] = Array("i", (s,))
+        form[f"{key}.coefficients"] = Array("f", (s,))
+    of_each = (len(matrices),)
+    form |= {scalar: Array(_KINDS.get(scalar, "f"), of_each) for scalar in RECOVERY_SCALARS}
+    return {**form, "frozen": Array("b", of_each), "refused": Array("b", ())}

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, printable
 from .processes import local_rank, processes
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,13 +38,34 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"device {name!r} cannot be used here; expected auto, cpu, cuda, cuda:N or mps"
+            f"device {name!r} cannot be used here: {_why_not(name, error)}; expected {DEVICES}"
         ) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+        raise UserError(f"device must be one of {DEVICES}, got {name!r}")
     return device
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Return why a device cannot be used."""
+    kind = name.partition(":")[0]
+    if kind == "cuda":
+        if not torch.backends.cuda.is_built():
+            return "this PyTorch is built without CUDA"
+        count = torch.cuda.device_count()
+        if not count:
+            return "PyTorch finds no GPU with a driver for CUDA"
+        if name.partition(":")[2].isdecimal() and int(name.partition(":")[2]) >= count:
+            return f"the GPUs here are cuda:0 to cuda:{count - 1}"
+    if kind == "mps":
+        if not torch.backends.mps.is_built():
+            return "this PyTorch is built without MPS"
+        if not torch.backends.mps.is_available():
+            return "MPS is for Macs with a GPU of Apple's and macOS 12.3 or newer"
+    if kind not in ("cpu", "cuda", "mps"):
+        return "there is no such device"
+    return printable(str(error).partition("\n")[0], 150)
 
 
 def check_compiler(device: torch.device) -> None:

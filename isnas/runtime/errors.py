@@ -3,14 +3,79 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any, ClassVar
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: it names what was wrong and what was expected."""
+    """A mistake in what the user gave: it names what was wrong and what was expected.
+
+    The message is one line of printable characters, whatever names and values it was made of.
+    """
+
+    longest: ClassVar[int] = 2000
+    """Characters of the message at most: what is longer loses its middle."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, self.longest))
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+class FileError(UserError):
+    """A file that cannot be read, written or used."""
+
+    longest = 300
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """Return a text as one line that does nothing to a terminal.
+
+    Parameters
+    ----------
+    text : str
+    longest : int, optional
+        Characters at most: what is longer loses its middle.
+
+    Examples
+    --------
+    >>> print(printable("a\\x1b[2J\\nb"))
+    a\\x1b[2J\\nb
+    """
+    if not text.isprintable():
+        text = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in (text if longest is None else _shortened(text, longest))
+        )
+    return text if longest is None else _shortened(text, longest)
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    gap = " ... "
+    end = (longest - len(gap)) // 2
+    return f"{text[: longest - len(gap) - end]}{gap}{text[-end:]}"
+
+
+def short(value: Any, longest: int = 60) -> str:
+    """Return a value in a few characters for a message, whatever it is: also one that is huge, deep or hostile."""
+    shown = reprlib.Repr()
+    shown.maxlevel = 3
+    shown.maxstring = shown.maxother = shown.maxlong = longest
+    shown.maxdict = shown.maxlist = shown.maxtuple = 4
+    try:
+        text = shown.repr(value)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a number of thousands of digits, as Python refuses to write
+        text = f"a {type(value).__name__}"
+    return printable(text, longest)
+
+
+def suggestion(word: Any, known: Iterable[str]) -> str:
     """Return ``; did you mean ...?`` with the known word that is nearly `word`, or nothing where there is none."""
+    if not isinstance(word, str):
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

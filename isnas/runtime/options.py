@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import UserError, suggestion
+import numpy as np
+import torch
+
+from .errors import UserError, short, suggestion
 
 QUICK = "quick"
 """Name of the preset that every schema has: the defaults."""
@@ -39,6 +43,8 @@ class BaseOptions:
     """Options that leave the results as they are: a run may go on with other values of these."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         _check_ranges(self)
 
 
@@ -169,6 +175,7 @@ class Schema:
                 f"{suggestion(preset, self.presets)}"
             )
         self.check_names(values)
+        values = {name: plain(value) for name, value in values.items()}
         flat = {**self.defaults, **self.presets[preset], **values}
         made: dict[str, Any] = {}
         for part, what in self.parts.items():
@@ -214,8 +221,7 @@ class Schema:
         """
         if not isinstance(data, dict):
             raise UserError(f"options must be an object with names and values, got {data!r:.60}")
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-        return self.compose(**lists)
+        return self.compose(**data)
 
 
 class Composition:
@@ -276,6 +282,17 @@ class Composition:
         }
 
 
+def plain(value: Any) -> Any:
+    """Return an option's value as its plain kind: a path, a number of NumPy's, a device or a list are given, too."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return tuple(value)
+    return str(value) if isinstance(value, torch.device) else value
+
+
 def _check_ranges(options: BaseOptions) -> None:
     classes = [cls for cls in type(options).__mro__ if issubclass(cls, BaseOptions)]
     least_of = {name: least for cls in classes for name, least in cls.least.items()}
@@ -291,7 +308,7 @@ def _check_ranges(options: BaseOptions) -> None:
         else:
             fits = _fits(value, field.type)
         if not fits:
-            raise UserError(f"{field.name} must be {_in_words(field)}, got {value!r}")
+            raise UserError(f"{field.name} must be {_in_words(field)}, got {short(value)}")
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise UserError(f"{field.name} must be finite, got {value!r}")
         least = least_of.get(field.name)

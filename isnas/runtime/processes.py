@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .errors import UserError
+from .parent import stop_with_parent
 
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ def joined() -> Iterator[None]:
         yield
         return
     global _store, _joins
+    stop_with_parent()
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     if cuda and local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())

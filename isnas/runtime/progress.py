@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from .errors import printable
+
 
 class Progress:
     """Progress of the stages of a command.
@@ -31,6 +33,7 @@ class Progress:
         """Show a line."""
         if self.quiet:
             return
+        text = printable(text)
         if self._bar is not None:
             self._bar.write(text, file=self.out)
         else:

@@ -16,8 +16,9 @@ import torch
 from ..networks.registry import family
 from ..runs.evaluation import evaluation_schema, presets_for
 from ..runs.options import RuntimeOptions
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, short, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, Schema
+from ..spaces import get as get_space
 from ..spaces.base import Space
 from ..tasks.base import OptimizerOptions
 from ..tasks.registry import task_of
@@ -161,9 +162,9 @@ def method_named(name: str, space: Space) -> Method:
     UserError
         When there is no such method, or it cannot serve the space.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(
-            f"no method is called {name!r}{suggestion(name, METHODS)}; there are {', '.join(METHODS)}"
+            f"no method is called {short(name)}{suggestion(name, METHODS)}; there are {', '.join(METHODS)}"
         )
     method = METHODS[name]
     if reason := method.why_not(space):
@@ -193,7 +194,7 @@ def chosen(names: Iterable[str], space: Space) -> tuple[str, ...]:
 
 
 def create_search(
-    method: str, space: Space, data: Any, device: torch.device | str = "cpu", **values: Any
+    method: str, space: str | Space, data: Any, device: torch.device | str = "cpu", **values: Any
 ) -> Search:
     """Return a search by itself, without a run directory, such as for `isnas.runs.loop.drive`.
 
@@ -212,11 +213,15 @@ def create_search(
     UserError
         When the method cannot serve the space, or a value is not usable.
     """
+    space = get_space(space)
     options = search_options(method, space, **values)
     setting = Setting(space, task_of(space), data, torch.device(device), options)
     return METHODS[method].create(setting)
 
 
-def search_options(method: str, space: Space, preset: str = "quick", **values: Any) -> Composition:
+def search_options(
+    method: str, space: str | Space, preset: str = "quick", **values: Any
+) -> Composition:
     """Return the options of a search: a preset's, with these values by flat name; see `Schema.compose` for errors."""
+    space = get_space(space)
     return method_named(method, space).schema(space).compose(preset, **values)

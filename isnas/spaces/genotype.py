@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +236,8 @@ class Genotype:
         """
         from .registry import get, space_reading
 
+        if not isinstance(text, str):
+            raise UserError(f"expected the text of a genotype, got {short(text)}")
         text = text.strip()
         if len(text) > MOST_LETTERS:
             raise UserError(
@@ -305,6 +308,23 @@ class Genotype:
         write_json(path, self.to_json())
 
     @classmethod
+    def meant(cls, value: Genotype | str | Path) -> Genotype:
+        """Return the genotype that an argument means: one, the name of a published one, or a file, see `load`.
+
+        Raises
+        ------
+        UserError
+            When it is none of these.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, (str, os.PathLike)):
+            raise UserError(
+                f"expected a Genotype, the name of a published one or a file, got {short(value)}"
+            )
+        return cls.load(value)
+
+    @classmethod
     def load(cls, name: str | Path, space: Space | None = None) -> Genotype:
         """Return a published genotype by name, or read one from a file or a text.
 
@@ -329,10 +349,7 @@ class Genotype:
         if str(name) in known:
             return known[str(name)]
         path, wanted = Path(name), ""
-        try:
-            there = path.exists()
-        except (OSError, ValueError):  # no name of a file, such as a long text
-            there = False
+        there = os.path.exists(path)
         if not there and isinstance(name, str) and space_reading(name.strip()):
             return cls.parse(name, space)
         if not there and ":" in str(name):

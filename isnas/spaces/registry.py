@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, short, suggestion
+from ..runtime.forms import Either, Flag, List, Optional, Record, Text, Whole, check
 from .base import Space
 from .chain import ChainSpace
 from .darts import DartsSpace
@@ -22,6 +23,19 @@ SPACES: dict[str, type[Space]] = {
 """All spaces by name."""
 
 
+# so few nodes and operations that all candidates are counted at once
+_FORM = Record(
+    known={
+        "primitives": List(Text(longest=100), most=100),
+        "nodes": Whole(1, 200),
+        "inputs": Whole(1, 20),
+        "kinds": List(Text(longest=100), least=1, most=20),
+        "output": List(Whole(0, 1000), most=1000),
+    },
+    others=Optional(Either((Flag(), Whole(0, 1000), Text(longest=100)))),
+)
+
+
 def space_class(name: str) -> type[Space]:
     """Return the class of a space by its name.
 
@@ -30,22 +44,24 @@ def space_class(name: str) -> type[Space]:
     UserError
         When there is none of that name.
     """
-    if name not in SPACES:
+    if not isinstance(name, str) or name not in SPACES:
         raise UserError(
-            f"no space is called {name!r:.60}{suggestion(str(name), SPACES)}; "
+            f"no space is called {short(name)}{suggestion(name, SPACES)}; "
             f"there are {', '.join(SPACES)}"
         )
     return SPACES[name]
 
 
-def get(name: str, **parameters: Any) -> Space:
-    """Return a space by its name, with values of the parameters that it has.
+def get(name: str | Space, **parameters: Any) -> Space:
+    """Return a space by its name, with values of the parameters that it has; a space itself as it is.
 
     Raises
     ------
     UserError
         When there is no such space or parameter, or a value is not one of it.
     """
+    if isinstance(name, Space) and not parameters:
+        return name
     space = space_class(name)
     for parameter in parameters:
         if parameter not in space.parameters:
@@ -62,8 +78,7 @@ def from_json(data: Any) -> Space:
     UserError
         When the data are not of that form.
     """
-    if not isinstance(data, dict):
-        raise UserError(f"a space must be an object with a name, got {data!r:.60}")
+    check(data, _FORM, "space")
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
     name = fields.pop("name", None)
     if name is None:  # an earlier version's

@@ -29,6 +29,9 @@ Rows = Iterable[tuple[str, Any, Iterable[Any]]]
 Architecture = str | Genotype
 """An architecture as its space writes it, or as a genotype."""
 
+MOST_LETTERS, MOST_LINES = 100_000, 100_000
+"""Letters of a line, and lines, of a table that is read: many times as many as there can be."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table(ABC):
@@ -99,7 +102,7 @@ class Table(ABC):
         path = Path(path)
         try:
             with _open(path) as file:
-                reader = csv.reader(file, strict=True)
+                reader = csv.reader(cls._lines(str(path), file), strict=True)
                 try:
                     return cls.assembled(str(path), cls._rows_in(str(path), reader))
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -200,6 +203,20 @@ class Table(ABC):
                     f"expected {len(header)}, one for each column"
                 )
             yield f"line {reader.line_num}", row[arch], [row[i] for i in numbers]
+
+    @classmethod
+    def _lines(cls, path: str, file: TextIO) -> Iterator[str]:
+        """Yield the lines of a table; a small compressed file may unpack to gigabytes of what is none."""
+        number = 0
+        while line := file.readline(MOST_LETTERS + 1):
+            number += 1
+            if len(line) > MOST_LETTERS:
+                raise UserError(
+                    f"{path}, line {number} is longer than {MOST_LETTERS:,} letters; {cls.expected()}"
+                )
+            if number > MOST_LINES:
+                raise UserError(f"{path} has more than {MOST_LINES:,} lines; {cls.expected()}")
+            yield line
 
 
 def rank(column: NDArray[np.float64], position: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
-from ..runtime.options import BaseOptions
+from ..runtime.options import BaseOptions, Composition
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,8 @@ class Task(ABC):
     measure: ClassVar[Measure]
     data_options: ClassVar[type[BaseOptions]]
     optimizer_options: ClassVar[type[OptimizerOptions]] = OptimizerOptions
+    places: ClassVar[tuple[str, ...]] = ("source", "root")
+    """What says in `describe` where the data are, not what they are."""
     regularization_options: ClassVar[type[BaseOptions]]
     """Options of training a network to be used, beside the optimizer's: what keeps it from learning by heart."""
 
@@ -177,7 +179,10 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, data: Any, options: Any) -> dict[str, Any]:
-        """Return what a network needs to know of its data, and what a resumed run must find again: plain data."""
+        """Return what a network needs to know of its data, and what a resumed run must find again: plain data.
+
+        What is in `places` is where they are; it may change.
+        """
 
     @abstractmethod
     def to(self, data: Any, device: torch.device) -> Any:
@@ -193,6 +198,13 @@ class Task(ABC):
 
         `saved` is what `describe` returned, or {} where it is not known.
         """
+
+    def located(self, options: Composition, saved: dict[str, Any]) -> Composition:
+        """Return a run's options with the place where its data are now: they may name it from another directory.
+
+        `saved` is what `describe` returned when the run began.
+        """
+        return options
 
     @abstractmethod
     def prepared_as(self, data: Any, saved: dict[str, Any], path: Any) -> Any:

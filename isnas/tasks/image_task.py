@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 
 from ..networks.core import CellNetwork, Coefficients, drop_path
 from ..networks.operations import kept_statistics
-from ..runtime.errors import UserError
-from ..runtime.options import BaseOptions
+from ..runtime.errors import UserError, short
+from ..runtime.options import BaseOptions, Composition
 from ..runtime.processes import share_state, summed
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
 from .images import Batches, Dataset, LazyImages, check_batches, load_dataset, split_indices
+from .images.sources import NAMES
 
 TINY_SIDE = 16
 """Side in pixels up to which one CPU thread is as fast as several, and does not suffer from a busy machine."""
@@ -104,6 +106,14 @@ class ImageRegularizationOptions(BaseOptions):
     dropout: float = 0.0
 
 
+def _places(options: ImageOptions) -> dict[str, str]:
+    """Return where the images are, to be found from every directory."""
+    if options.data in NAMES:
+        kept = {} if options.data == "digits" else {"root": os.path.abspath(options.data_root)}
+        return {"source": options.data, **kept}
+    return {"source": os.path.abspath(os.path.expanduser(options.data))}
+
+
 class ImageTask(Task):
     """Classification of images."""
 
@@ -133,7 +143,7 @@ class ImageTask(Task):
     def describe(self, data: Dataset, options: ImageOptions) -> dict[str, Any]:
         return {
             "task": self.name,
-            "source": options.data,
+            **_places(options),
             "train": len(data.train_labels),
             "test": len(data.test_labels),
             "size": list(data.size),
@@ -146,6 +156,16 @@ class ImageTask(Task):
             **({} if options.split is None else {"split": options.split}),
         }
 
+    def located(self, options: Composition, saved: dict[str, Any]) -> Composition:
+        own = options.data
+        if own.data in NAMES:
+            place = os.path.isdir(own.data_root) or "root" not in saved
+            return options if place else options.replace(data_root=saved["root"])
+        source = saved.get("source", "")
+        if os.path.isdir(os.path.expanduser(own.data)) or not os.path.isdir(source):
+            return options
+        return options.replace(data=source)
+
     def to(self, data: Dataset, device: torch.device) -> Dataset:
         return data.to(device)
 
@@ -154,10 +174,18 @@ class ImageTask(Task):
 
     def options_of_saved(self, saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if "data" not in given and saved.get("source"):
-            found["data"] = saved["source"]
-            if Path(saved["source"]).is_dir():  # named data sets have their own size
-                found["image_size"] = saved["size"][0]
+        source = saved.get("source")
+        if "data" not in given and source:
+            found["data"] = source
+            if source not in NAMES:
+                if not os.path.isdir(source):
+                    raise UserError(
+                        f"the images that the network was trained on are not there any more, or are on another "
+                        f"machine: {short(source, 150)} is no directory; say where such images are by --data"
+                    )
+                found["image_size"] = saved["size"][0]  # named data sets have their own
+            elif "root" in saved:
+                found["data_root"] = saved["root"]
         others = ("crop", "colour") if "data" in given else ("crop", "colour", "split")
         return {**found, **{name: saved[name] for name in others if name in saved}}
 

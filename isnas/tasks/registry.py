@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..runtime.errors import UserError, short
 from ..spaces.base import Space
 from .base import Task
 from .image_task import ImageTask
@@ -9,6 +10,19 @@ from .language_task import LanguageTask
 
 TASKS: dict[str, Task] = {task.name: task for task in (ImageTask(), LanguageTask())}
 """All tasks by name."""
+
+
+def task_named(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises
+    ------
+    UserError
+        When there is none of that name.
+    """
+    if not isinstance(name, str) or name not in TASKS:
+        raise UserError(f"no task is called {short(name)}; there are {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def task_of(space: Space) -> Task:

@@ -22,7 +22,9 @@ def row(method: str, seed: int, accuracy: float, **others: Any) -> dict[str, Any
 def write(directory: Path, rows: list[dict[str, Any]]) -> Path:
     text = "".join(json.dumps(each) + "\n" for each in rows)
     (directory / "rows.jsonl").write_text(text)
-    (directory / "about.json").write_text(json.dumps({"settings": {"task": "images"}}))
+    (directory / "about.json").write_text(
+        json.dumps({"settings": {"task": "images"}, "launches": []})
+    )
     return directory
 
 

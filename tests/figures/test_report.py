@@ -114,7 +114,7 @@ def test_hostile_texts_stay_texts(train_run: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(train_run, tmp_path / "<b>&run"))
     config = json.loads((directory / "config.json").read_text())
     evil = "<script>alert('1')</script>\"&"
-    config["options"]["data"] = config["data"]["train"] = evil
+    config["options"]["data"] = config["data"]["source"] = evil
     config["options"][evil] = config["versions"][evil] = evil
     (directory / "config.json").write_text(json.dumps(config))
     results = json.loads((directory / "results.json").read_text())

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import isnas
-from isnas.cli import main
+from isnas.cli import main, show_warning
 
 TINY = ["--channels", "2", "--cells", "3", "--batch-size", "240", "--device", "cpu"]
 
@@ -266,6 +266,16 @@ MISTAKES = {
     "cifar not there": (["search", "--data", "cifar10"], "--download"),
     "its own shape": (["evaluate", "--network", "RUN/network.pt", "--cells", "4"], "--cells"),
     "nothing to write": (["evaluate", "--network", "RUN/network.pt", "--out", "x"], "--out"),
+    "report into a directory": (["report", "RUN", "--out", "."], "it is a directory"),
+    "report into nowhere": (["report", "RUN", "--out", "no/a.html"], "no/a.html cannot be written"),
+    "name of a page too long": (["report", "RUN", "--out", "n" * 300], "File name too long"),
+    "name of a run too long": (["resume", "n" * 300], "File name too long"),
+    "name of a network too long": (["evaluate", "--network", "n" * 300], "File name too long"),
+    "name of a genotype too long": (["draw", "--genotype", "n" * 300], "File name too long"),
+    "name that would colour": (["resume", "\x1b[31m\n"], r"\x1b[31m\n holds no run"),
+    "network of no run": (["evaluate", "--network", "."], "holds no trained network"),
+    "why no GPU": (["search", "--device", "gpu"], "there is no such device"),
+    "misspelt command": (["serch"], "did you mean search?"),
     "rising rate": (["train", "--min-learning-rate", "1"], "at most learning_rate"),
     "other classes": (["evaluate", "--network", "RUN/network.pt", "--data", "FOLDER"], "classes"),
 }
@@ -297,6 +307,16 @@ def test_a_mistake_is_one_clear_line(
     assert len(shown.err.splitlines()) == 1
     assert word in shown.err
     assert sorted(tmp_path.rglob("*")) == before, "a mistake leaves nothing behind"
+
+
+def test_warnings_say_whose_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    torch_file, own_file = torch.__file__, isnas.__file__
+    show_warning(DeprecationWarning("old"), DeprecationWarning, torch_file, 1)
+    show_warning(FutureWarning("soon old"), FutureWarning, torch_file, 1)
+    assert capsys.readouterr().err == ""
+    show_warning(UserWarning("slow\x1b[1m"), UserWarning, torch_file, 1)
+    show_warning(UserWarning("mine"), UserWarning, own_file, 1)
+    assert capsys.readouterr().err == "torch: warning: slow\\x1b[1m\nisnas: warning: mine\n"
 
 
 def test_a_damaged_network_is_one_clear_line(

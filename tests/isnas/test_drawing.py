@@ -365,7 +365,7 @@ def test_where_it_cannot_save(tmp_path: Path) -> None:
     for name in ("cells.jpg", "cells"):
         with pytest.raises(UserError, match=r"expected \.svg, \.png or \.pdf"):
             draw_cells(genotype, tmp_path / name)
-    with pytest.raises(UserError, match=r"cannot be written \(No such file or directory\)"):
+    with pytest.raises(UserError, match=r"cannot be written: No such file or directory"):
         draw_cells(genotype, tmp_path / "nowhere" / "cells.svg")
     with pytest.raises(UserError, match=r"expected \.svg, \.png or \.pdf"):
         save_figure(Figure(), tmp_path / "empty.eps")

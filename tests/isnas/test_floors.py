@@ -24,6 +24,7 @@ FLOORS = (
     "searches",
     "commands",
     "comparison",
+    "api",
     "cli",
     "__main__",
 )
@@ -83,6 +84,6 @@ def test_images_are_known_from_the_tasks_on() -> None:
 def test_import_is_light() -> None:
     """What only some commands need is not imported with the package."""
     heavy = ("matplotlib", "joblib", "sklearn", "torchvision")
-    code = f"import sys, isnas; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, isnas.api; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -272,9 +273,9 @@ def _folder(
 
 def folder_named(name: str) -> Path:
     """Return the folder of this path; UserError where there is none."""
-    place = Path(name).expanduser()
-    if not place.is_dir():
-        problem = "not a directory" if place.exists() else "no such data set or directory"
+    place = Path(os.path.expanduser(name))
+    if not os.path.isdir(place):
+        problem = "not a directory" if os.path.exists(place) else "no such data set or directory"
         raise UserError(
             f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
         )

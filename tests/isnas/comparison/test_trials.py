@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,41 @@ def test_trials_side_by_side(tmp_path: Path) -> None:
     with opened(tmp_path) as rows:
         run_trials(rows, squared, TRIALS, table=table, jobs=2)
     assert sorted(row["value"] for row in read_rows(tmp_path)) == [0, 10, 40, 90]
+
+
+def dying(name: str, number: int, recovered: str) -> dict[str, Any]:
+    if number == 1 and not Path(recovered).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return squared(name, number, 10)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_a_failed_trial_and_tried_again(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Shown(isnas.Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    trials = [("a", number, str(tmp_path / "recovered")) for number in range(4)]
+    with opened(tmp_path) as rows:
+        run_trials(rows, dying, trials, table=table, jobs=2, progress=Shown())
+        assert [(row["name"], row["number"]) for row in rows.died] == [("a", 1)]
+    assert sorted(row["value"] for row in read_rows(tmp_path)) == [0, 40, 90]
+    shown = (tmp_path / "table.md").read_text()
+    assert shown.startswith("m: [0, 40, 90]\n")
+    assert "- name a, number 1: its process died (SIGKILL(-9))" in shown
+    assert any("name a, number 1: its process died" in line for line in said)
+    assert "died" in (tmp_path / "rows.jsonl").read_text()
+
+    (tmp_path / "recovered").touch()
+    with opened(tmp_path) as rows:
+        assert [row["number"] for row in rows.died] == [1]
+        run_trials(rows, dying, trials, table=table, jobs=2)
+    assert sorted(row["value"] for row in read_rows(tmp_path)) == [0, 10, 40, 90]
+    assert (tmp_path / "table.md").read_text() == "m: [0, 10, 40, 90]"
+    with opened(tmp_path) as rows:
+        assert rows.died == []
 
 
 OPTIONS = {

@@ -195,7 +195,7 @@ def test_damaged_line_is_named(train_run: Path, tmp_path: Path, line: str) -> No
     lines = path.read_text().splitlines()
     lines[1] = line
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         RunRecord(directory).epochs("search")
 
 
@@ -222,13 +222,15 @@ def test_codes_that_do_not_belong_together(train_run: Path, tmp_path: Path) -> N
     path = directory / "codes" / "000001.npz"
     with np.load(path) as archive:
         arrays = dict(archive)
-    for change in (
-        {"normal.0.z": np.zeros(3)},
-        {"moved": np.zeros(2)},
-        {"normal.0.support": np.array([0, 99])},
+    for change, message in (
+        ({"normal.0.z": np.zeros(3)}, "normal.0.z"),
+        ({"normal.0.z": arrays["normal.0.z"] > 0}, "normal.0.z"),
+        ({"moved": np.zeros(2)}, "moved"),
+        ({"normal.0.support": np.array([0, 99])}, "places that do not exist"),
+        ({"normal.9.z": np.zeros(3)}, "normal.9.z"),
     ):
         np.savez(path, **{**arrays, **change})
-        with pytest.raises(UserError, match="does not hold recoveries of one search"):
+        with pytest.raises(UserError, match=rf"000001\.npz: .*{message}"):
             _ = RunRecord(directory).trajectories
     path.unlink()
     with pytest.raises(UserError, match=r"000001\.npz is missing"):

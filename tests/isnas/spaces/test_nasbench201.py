@@ -380,6 +380,17 @@ def test_damaged_and_foreign_compressed_files_are_refused(table, tmp_path):
     assert "no text; expected a CSV" in refusal(Table.read, path)
 
 
+@pytest.mark.parametrize("content", [b"a" * 10**7, b"\n" * 10**6])
+def test_a_table_that_unpacks_to_anything_else_is_refused_early(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv.gz"
+    header = f"arch,{','.join(COLUMNS)}\n".encode()
+    path.write_bytes(gzip.compress(header + content))
+    message = refusal(Table.read, path)
+    assert "longer than 100,000 letters" in message or "more than 100,000 lines" in message
+
+
 def test_what_is_not_there_is_refused(tmp_path):
     assert "none.csv cannot be read: No such file" in refusal(Table.read, tmp_path / "none.csv")
     assert "Is a directory" in refusal(Table.read, tmp_path)
