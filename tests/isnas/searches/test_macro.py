@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from making import search_with
+from making import IMAGES, search_with
 
 import isnas
 from figures.report import commands_of, page
 from isnas import Genotype, UserError, build_supernet
-from isnas.runs.evaluation import evaluation_schema
+from isnas.runs.evaluation import evaluation_schema, from_scratch
 from isnas.runs.records import RunRecord
 from isnas.runs.saved import load_network
 from isnas.runtime.files import read_tensors
@@ -195,3 +195,9 @@ def test_the_published_recipes() -> None:
     options = search_options("enas", space, "paper")
     assert (options.network.channels, options.method.tanh_constant) == (36, 1.5)
     assert (options.method.skip_target, options.method.skip_weight) == (0.4, 0.8)
+
+
+def test_what_its_networks_do_not_have_is_refused(toy_data: Any) -> None:
+    recipe = evaluation_schema(SPACE).compose(auxiliary_weight=0.4)
+    with pytest.raises(UserError, match="networks of this space have no auxiliary"):
+        from_scratch(Genotype.parse("0 1 1 2 0 1"), recipe, IMAGES, toy_data())
