@@ -158,6 +158,8 @@ def carry_out(
         if runtime.tensorboard:
             run.open_tensorboard()
         if runtime.compile:
+            if not task.compilable:
+                raise UserError(f"compile: networks of the task {task.name} cannot be compiled")
             check_compiler(device)
     data = task.to(data, device)
     among = f"; {in_words(processes())}" if processes() > 1 else ""

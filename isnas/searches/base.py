@@ -25,7 +25,7 @@ from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 
 RECURRENT = {
-    "epochs": 4,
+    "epochs": 3,
     "learning_rate": 5.0,
     "evaluation_epochs": 3,
     "random_architectures": 2,

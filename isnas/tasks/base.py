@@ -160,6 +160,8 @@ class Task(ABC):
     unit: ClassVar[str]
     """What is counted as the unit of cost, in the plural: images, tokens."""
     measure: ClassVar[Measure]
+    compilable: ClassVar[bool] = True
+    """Whether its networks can be compiled."""
     data_options: ClassVar[type[BaseOptions]]
     optimizer_options: ClassVar[type[OptimizerOptions]] = OptimizerOptions
     places: ClassVar[tuple[str, ...]] = ("source", "root")

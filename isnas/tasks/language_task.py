@@ -110,6 +110,8 @@ class LanguageTask(Task):
     name = "language"
     unit = "tokens"
     measure = Measure("perplexity", higher_is_better=False)
+    # pieces of all lengths, each unrolled, and generators: each would be compiled anew
+    compilable = False
     data_options = LanguageOptions
     optimizer_options = LanguageOptimizerOptions
     regularization_options = LanguageRegularizationOptions

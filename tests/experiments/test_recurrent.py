@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from experiments import ptb_recurrent, wikitext2_transfer
 from experiments._texts import Excerpt, first_lines
+from isnas.comparison.rows import read_rows
 from isnas.tasks.language import load_text
 
 
@@ -30,7 +30,7 @@ def test_transfer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     words = ["--scale", "smoke", "--genotype", "DARTS_V1", "--out", out]
     assert wikitext2_transfer.main(words) == 0
-    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").open()]
+    rows = read_rows(tmp_path / "out")
     assert [row["name"] for row in rows] == ["DARTS_V1", "random cell"]
     assert "test perplexity" in capsys.readouterr().out
     # more genotypes in the same directory
@@ -41,7 +41,7 @@ def test_transfer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ptb_recurrent.main(["--scale", "smoke", "--out", str(tmp_path / "out")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").open()]
+    rows = read_rows(tmp_path / "out")
     assert [row["method"] for row in rows] == [*ptb_recurrent.METHODS, ptb_recurrent.RANDOM]
     assert len({row["parameters"] for row in rows}) == 1
     assert "Test perplexity minus the mean of the 1 random cells" in capsys.readouterr().out

@@ -159,6 +159,13 @@ def test_a_number_of_places_that_a_cell_cannot_have_is_one_line(
         assert not (tmp_path / method).exists()
 
 
+def test_what_cannot_be_compiled_is_said(folder: Path, tmp_path: Path) -> None:
+    options = {**TINY, "data": str(folder), "compile": True}
+    with pytest.raises(UserError, match="networks of the task language cannot be compiled"):
+        isnas.search("ista-two-stage", SPACE, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_code_gets_a_gradient_for_every_node(folder: Path) -> None:
     space, task = get_space("recurrent"), TASKS["language"]
     options = search_options("ista-two-stage", space, **{**TINY, "data": str(folder)})
