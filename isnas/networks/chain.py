@@ -23,12 +23,13 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from ..spaces.chain import FIRST_LAYERS, IDENTITY, KIND, LAYERS
-from .core import CellNetwork, Coefficients, Incoming
+from .core import CellNetwork, Coefficients, Incoming, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
     Factor,
     Operation,
+    check_images,
     conv_norm,
     convolution,
 )
@@ -191,8 +192,10 @@ class ChainNetwork(CellNetwork):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         kept: Tensor | None = None,
+        dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        check_images(x, self.options.in_channels)
         (incoming,) = self.incoming(coefficients, kept)
         x = self.cells[0](self.stem(x), incoming)
-        return self.classifier(self.head(x).mean(dim=(2, 3)))
+        return self.classifier(pooled(self.head(x), dropout))

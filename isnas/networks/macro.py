@@ -40,7 +40,15 @@ from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from ..spaces.macro import MacroSpace
 from .core import CellNetwork, Coefficients, Term, pooled
-from .operations import BatchNorm, ClosingNorm, Operation, conv_norm, convolution, reduce_norm
+from .operations import (
+    BatchNorm,
+    ClosingNorm,
+    Operation,
+    check_images,
+    conv_norm,
+    convolution,
+    reduce_norm,
+)
 
 Form = Literal["sum", "concatenation"]
 """How a layer joins its operation with its skips: in the search, and in the final network."""
@@ -188,6 +196,7 @@ class MacroNetwork(CellNetwork):
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        check_images(x, self.options.in_channels)
         (incoming,) = self.incoming(coefficients, kept)
         last_reader = [0] * (len(incoming) + 1)
         for layer, terms in enumerate(incoming):

@@ -59,6 +59,7 @@ class ChainSpace(Space):
 
     name: ClassVar[str] = "chain"
     network: ClassVar[str] = "chain"
+    drawing: ClassVar[str] = "layers"
     skips: ClassVar[tuple[str, ...]] = (IDENTITY,)
 
     def candidates(self, node: int) -> tuple[Place, ...]:
