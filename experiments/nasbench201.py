@@ -8,11 +8,11 @@ measurement matrix (Gaussian, uniform) and re-encoding, and ``sparse smoothed``:
 `ista-two-stage`, see `isnas.searches.two_stage`. Against them stand
 
 - ``darts``, first and second order, ``gdas``, ``enas``, ``hm-nas`` and ``random sharing``, with their own constants,
-but for
-  what the scale says;
-- ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
-  the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
-  of 25,000 images for each cell asked, whether or not it was asked before;
+  but for what the scale says;
+- ``random search``, ``evolution``, ``reinforce`` at the two rates of the benchmark's codes: these train each cell that
+  they ask for by itself. Their signal is the table's validation accuracy on CIFAR-10 after 12 epochs; what that
+  training would have cost is counted: 12 epochs of 25,000 images for each cell asked, whether or not it was asked
+  before;
 - rows that search nothing: random cells, the best of some by the table's short training, the cells with most
   convolutions, parameters or multiply-adds, all edges with a 3x3 convolution, the optimum.
 
@@ -70,14 +70,13 @@ from isnas.searches.black_box import (
     BlackBoxOptions,
     EvolutionOptions,
     Proposer,
-    ReinforceOptions,
     ageing_evolution,
     best_of,
     random_search,
     reinforce,
 )
 from isnas.searches.path_search import PathSearch
-from isnas.searches.registry import create_search
+from isnas.searches.registry import create_search, search_options
 from isnas.spaces.nasbench201 import NONE, all_cells, random_cell, to_string
 from isnas.tabular.nasbench201 import DATASETS, Table
 from isnas.tasks.images import Dataset, load_dataset
@@ -181,7 +180,23 @@ SCALES = {
             "gdas": 13,
         },
     ),
-    "paper": Scale("cifar10", None, 16, 5, 50, 64, 0.025, 6e-4, 10, 100, 200, 5_120, "paper"),
+    # the other methods have the benchmark's constants, where there is a preset of these
+    "paper": Scale(
+        "cifar10",
+        None,
+        16,
+        5,
+        50,
+        64,
+        0.025,
+        6e-4,
+        10,
+        100,
+        200,
+        5_120,
+        "paper",
+        epochs_of={"gdas": 250, "enas": 250, SHARING: 250},
+    ),
 }
 
 RANKED_SEEDS = 2
@@ -203,12 +218,18 @@ PUBLISHED = (
 
 # Searches that train each cell by itself
 
+
+def _policy(preset: str) -> BlackBoxOptions:
+    return search_options("reinforce", NASBENCH201_SPACE, preset).method
+
+
 BY_TABLE: dict[str, tuple[Callable[..., Proposer], BlackBoxOptions]] = {
     "random search": (random_search, BlackBoxOptions()),
     # population and sample of the benchmark's own scripts, for budgets like ours
     "evolution": (ageing_evolution, EvolutionOptions(population=10, sample=3)),
-    # the benchmark's baseline, with its constants
-    "reinforce": (reinforce, ReinforceOptions(policy="softmax", policy_learning_rate=1e-3)),
+    # the benchmark's, with the rate of its own script and with that of its successor, NATS-Bench
+    "reinforce 0.5": (reinforce, _policy("paper")),
+    "reinforce 0.01": (reinforce, _policy("nats-bench")),
 }
 """The searches that ask the table, with their constants (Dong & Yang, ICLR 2020)."""
 
@@ -274,8 +295,11 @@ def search_of(
         changes = {**changes, **SPARSE[method], **own}
     else:
         name = OTHERS[method]
-        if scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets:
-            changes["preset"] = scale.constants
+        if scale.constants != "quick" and (
+            scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets
+        ):
+            own = {"preset": scale.constants, "seed": seed}
+            return create_search(name, NASBENCH201_SPACE, dataset, device, **own)
         if method == SHARING:
             amount = {"candidates": scale.scored, "validation_amount": scale.scoring_images}
             changes |= amount

@@ -81,6 +81,13 @@ def drop_path(operations: int, images: int, rate: float, generator: torch.Genera
     return (own >= rate) / (1.0 - rate)
 
 
+def drop_skips(network: CellNetwork) -> None:
+    """Let drop path silence stride-1 skips, too; not the bypass of partial channels, which is no candidate."""
+    for cell in network.cells:
+        for key, operation in cell.nodes.operations.items():
+            operation.droppable = key not in cell.nodes.bypasses
+
+
 class Term(NamedTuple):
     """An operation into a node."""
 
@@ -249,7 +256,7 @@ class CellNetwork(nn.Module, ABC):
         coefficients : mapping of kind to Coefficients, optional
             The active places and their factors. Without it all places that the network has run, with factor 1.
         kept : Tensor, shape (active operations, B), optional
-            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone, see `drop_skips`.
 
         Returns
         -------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,23 @@ def cosine(start: float, end: float, done: float) -> float:
 def linear(start: float, end: float, done: float) -> float:
     """Return the point of the line from `start` to `end` at the share `done` (0 to 1) of the way."""
     return end + (start - end) * (1 - done)
+
+
+TAIL = 5
+"""Epochs at the end of the schedule `linear-tail` among which the last step of its line is divided."""
+
+
+def linear_tail(start: float, end: float, done: float, epochs: int) -> float:
+    """Return the rate at the share `done` of a line that comes to its end `TAIL` epochs early.
+
+    In these the rest that it has one step before, 1 / (epochs - TAIL) of the whole, is divided: 5/5, 4/5, ... 1/5 of
+    it (`adjust_lr` in the ImageNet scripts of PC-DARTS and ISTA-NAS). With no more than `TAIL` epochs it is a line.
+    """
+    left = round((1 - done) * epochs, 6)  # a whole number, but for rounding
+    if epochs <= TAIL:
+        return linear(start, end, done)
+    share = (left - TAIL) if left > TAIL else left / TAIL
+    return end + (start - end) * share / (epochs - TAIL)
 
 
 class WeightTrainer:
@@ -85,11 +103,15 @@ class WeightTrainer:
         `epoch` is that of the run, for the warm-up; by default it is the one that `done` says.
         """
         options = self.options
-        schedule = {"cosine": cosine, "linear": linear}[options.schedule]
+        schedule = {
+            "cosine": cosine,
+            "linear": linear,
+            "linear-tail": partial(linear_tail, epochs=options.epochs),
+        }[options.schedule]
         rate = schedule(options.learning_rate, options.min_learning_rate, done)
-        if options.warm_up_epochs:
-            epoch = round(done * options.epochs) if epoch is None else epoch
-            rate *= min(1, (epoch + 1) / options.warm_up_epochs)
+        epoch = round(done * options.epochs) if epoch is None else epoch
+        if epoch < options.warm_up_epochs:
+            rate = options.learning_rate * (epoch + 1) / options.warm_up_epochs
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -177,6 +199,7 @@ class Training(Stage):
         self.recipe = recipe
         self.device = device
         self.network = to_device(network, device).train()
+        task.prepare(self.network, recipe.regularization)
         self.weights = WeightTrainer(self.network, task, recipe.optimizer, recipe.runtime)
         self.weights.compile()
         self.feed = task.training_feed(

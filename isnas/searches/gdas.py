@@ -84,6 +84,7 @@ class GdasSearch(SupernetSearch):
                 "batch_size": 64,
                 "epochs": 250,
                 "learning_rate": 0.025,
+                "nesterov": True,
                 "weight_decay": 5e-4,
                 "code_learning_rate": 3e-4,
             },

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..networks.core import CellNetwork, Coefficients, drop_path
+from ..networks.core import CellNetwork, Coefficients, drop_path, drop_skips
 from ..networks.operations import kept_statistics
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
@@ -83,7 +83,9 @@ class ImageRegularizationOptions(BaseOptions):
     cutout : int or None
         Side in pixels of the square cut out of training images; by default the data set's (16 for CIFAR).
     drop_path : float
-        Probability of dropping an operation at the end of training; it rises linearly from 0.
+        Probability of dropping an operation at the end of training; it rises linearly from 0. Stride-1 skips stay.
+    drop_skips : bool
+        Whether drop path drops stride-1 skips, too: as in the published one-stage code, where a batch norm follows.
     auxiliary_weight : float
         Weight of the auxiliary head's loss; 0: no such head.
     """
@@ -93,6 +95,7 @@ class ImageRegularizationOptions(BaseOptions):
 
     cutout: int | None = None
     drop_path: float = 0.0
+    drop_skips: bool = False
     auxiliary_weight: float = 0.0
 
 
@@ -311,6 +314,10 @@ class ImageTask(Task):
             active = network.active(coefficients)
             found["kept"] = drop_path(active, len(batch[0]), options.drop_path * done, random)
         return found
+
+    def prepare(self, network: CellNetwork, regularization: ImageRegularizationOptions) -> None:
+        if regularization.drop_skips:
+            drop_skips(network)
 
     def loss(
         self,
