@@ -21,14 +21,18 @@ from .loop import Stage
 from .options import RuntimeOptions
 
 
-def to_device(network: CellNetwork, device: torch.device) -> CellNetwork:
-    """Return the network on the device, its weights laid out as is fastest there.
+def to_device(network: CellNetwork, device: torch.device, layout: str = "fastest") -> CellNetwork:
+    """Return the network on the device, its weights in a layout (`RuntimeOptions.layout`), by default the fastest.
 
     On the CPU that is channels last, and the feature maps follow: a training step takes half to three quarters of the
-    time (``benchmarks/layout.py``).
+    time (``benchmarks/layout.py``). What it rounds more: ``benchmarks/rounding.py``.
     """
-    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return network.to(device, memory_format=layout)
+    formats = {
+        "fastest": torch.channels_last if device.type == "cpu" else torch.preserve_format,
+        "channels-last": torch.channels_last,
+        "contiguous": torch.contiguous_format,
+    }
+    return network.to(device, memory_format=formats[layout])
 
 
 def cosine(start: float, end: float, done: float) -> float:
@@ -198,7 +202,7 @@ class Training(Stage):
         super().__init__(task)
         self.recipe = recipe
         self.device = device
-        self.network = to_device(network, device).train()
+        self.network = to_device(network, device, recipe.runtime.layout).train()
         task.prepare(self.network, recipe.regularization)
         self.weights = WeightTrainer(self.network, task, recipe.optimizer, recipe.runtime)
         self.weights.compile()

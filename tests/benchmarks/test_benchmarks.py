@@ -114,6 +114,35 @@ def test_layout(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert size == ["(2, 3, 4, 8)"]
 
 
+@pytest.mark.slow
+def test_rounding(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ("--channels", "2", "--cells", "3", "--batch-size", "64", "--images", "128")
+    shortest = ("--seeds", "1", "--search-epochs", "1", "--epochs", "1", "--networks", "1")
+    script("rounding", *size, *shortest).main()
+    rows = {tuple(row[:2]): row[2:] for row in rows_of(capsys.readouterr().out)}
+    for size_of_norm in ("64 x 8 x 8", "256 x 32 x 32"):
+        contiguous, last = (
+            float(rows[name, size_of_norm][0]) for name in ("contiguous", "channels-last")
+        )
+        assert contiguous < 5e-7 and contiguous < last < 1e-3
+    noise = rows["float64, another batch", "(8, 4, 64, 8)"]
+    assert all(float(each) > 0.1 for each in noise)
+    trained = [row for row in rows.values() if len(row) == 5]
+    assert trained[1][-1] == "100 %"  # of contiguous with itself
+
+
+def test_rounding_reads_what_it_is_to_read(script: Script) -> None:
+    rounding = script("rounding")
+    for layout, memory_format in rounding.FORMATS.items():
+        stage = rounding.one_stage(
+            rounding.random_images(64, 8), layout, 1e-6, channels=2, cells=3, batch_size=32
+        )
+        dense = stage.network.stem[0].weight
+        assert dense.is_contiguous(memory_format=memory_format)
+    small = rounding.subset(rounding.load_dataset("digits"), 20, 4)
+    assert small.train_images.shape == (20, 1, 4, 4) and len(small.test_labels) == 20
+
+
 def test_recovery(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--draws", "1", "--repeats", "1", "--scales", "1e-3", "--kinds", "gaussian")
     script("recovery", *words).main()

@@ -20,6 +20,7 @@ import isnas
 from isnas import DARTS_SPACE, UserError, cli, commands
 from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.training import WeightTrainer as Weights
+from isnas.runs.training import to_device
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
 
@@ -49,6 +50,17 @@ def rates(made: Weights, epochs: int) -> list[float]:
         made.set_learning_rate(epoch / epochs, epoch)
         found.append(made.optimizer.param_groups[0]["lr"])
     return found
+
+
+class TestLayout:
+    @pytest.mark.parametrize("layout", ["fastest", "channels-last", "contiguous"])
+    def test_is_an_option(self, layout: str) -> None:
+        """By default weights lie channels last on the CPU."""
+        network = isnas.build_network(isnas.GENOTYPES["DARTS_V2"], channels=2, cells=3)
+        weight = to_device(network, torch.device("cpu"), layout).stem[0].weight
+        last = layout != "contiguous"
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+        assert weight.is_contiguous() != last
 
 
 class TestSchedule:
