@@ -72,9 +72,11 @@ class GdasSearch(SupernetSearch):
                 "data": "cifar10",
                 "channels": 16,
                 "cells": 8,
-                "batch_size": 64,
+                "batch_size": 256,
                 "epochs": 250,
                 "learning_rate": 0.025,
+                "nesterov": True,
+                "weight_decay": 5e-4,
                 "code_learning_rate": 3e-4,
             },
             "nasbench201": {
