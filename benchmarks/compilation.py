@@ -20,8 +20,9 @@ import torch
 from _measure import clock, in_turn, origin, ratio, run, size_parser
 from torch.nn import functional as F
 
-import isnas
-from isnas.runtime.devices import cpu_threads, resolve_device, send
+from isnas import GENOTYPES, build_network
+from isnas.runs.training import to_device
+from isnas.runtime.devices import check_compiler, cpu_threads, resolve_device
 
 
 def main() -> None:
@@ -30,12 +31,14 @@ def main() -> None:
     parser.add_argument("--mode", help="of torch.compile; by default its own")
     given = parser.parse_args()
     device = resolve_device(given.device)
+    check_compiler(device)
     x = torch.randn(given.batch_size, 3, given.side, given.side, device=device)
     y = torch.arange(given.batch_size, device=device) % 10
 
     def step(compiled: bool) -> Callable[[], None]:
-        genotype = isnas.GENOTYPES["ISTA_twostage"]
-        network = send(isnas.build_network(genotype, given.channels, given.cells), device)
+        genotype = GENOTYPES["ISTA_twostage"]
+        network = build_network(genotype, channels=given.channels, cells=given.cells)
+        network = to_device(network, device)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
         forward = torch.compile(network, mode=given.mode) if compiled else network
 

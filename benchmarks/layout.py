@@ -26,7 +26,7 @@ def stepper(layout: torch.memory_format, size: tuple[int, ...]) -> Callable[[], 
     """Return a training step of a discrete network."""
     channels, cells, batch, side, colours = size
     genotype = isnas.GENOTYPES["ISTA_twostage"]
-    network = isnas.build_network(genotype, channels, cells, 10, in_channels=colours)
+    network = isnas.build_network(genotype, channels=channels, cells=cells, in_channels=colours)
     network = network.to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     x = torch.randn(batch, colours, side, side)

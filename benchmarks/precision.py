@@ -24,6 +24,7 @@ from experiments._command import positive
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 
 PRECISIONS = ("float32", "bfloat16")
+SIZES = ("epochs", "evaluation_epochs", "channels", "cells", "batch_size")
 
 
 def shared(first: isnas.Genotype, second: isnas.Genotype) -> float:
@@ -41,22 +42,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=4)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--preset", choices=("quick", "paper"), default="quick")
-    parser.add_argument("--epochs", type=positive, help="of the search; by default the preset's")
+    for name in SIZES:
+        words = f"--{name.replace('_', '-')}"
+        parser.add_argument(words, type=positive, help="by default the preset's")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     changes = {"data": given.data, "device": given.device, "random_architectures": 0}
-    if given.epochs:
-        changes["epochs"] = given.epochs
+    changes |= {name: getattr(given, name) for name in SIZES if getattr(given, name)}
     searched: dict[str, list[float]] = {each: [] for each in PRECISIONS}
     tested: dict[str, list[float]] = {each: [] for each in PRECISIONS}
     found: dict[str, list[isnas.Genotype]] = {each: [] for each in PRECISIONS}
     with tempfile.TemporaryDirectory() as name:
         for seed in range(given.seeds):
             for precision in PRECISIONS:
-                options = isnas.SearchOptions.preset(
-                    given.preset, **changes, seed=seed, precision=precision
+                done = isnas.search(
+                    preset=given.preset,
+                    out=Path(name) / f"{seed}-{precision}",
+                    seed=seed,
+                    precision=precision,
+                    **changes,
                 )
-                done = isnas.search(options, Path(name) / f"{seed}-{precision}")
                 curve = isnas.RunRecord(done.directory).epochs("search")["valid_accuracy"]
                 searched[precision].append(100 * float(curve[-1]))
                 tested[precision].append(100 * done.results["found"]["test_accuracy"])

@@ -8,11 +8,11 @@ measurement matrix (Gaussian, uniform) and re-encoding, and ``sparse smoothed``:
 `ista-two-stage`, see `isnas.searches.two_stage`. Against them stand
 
 - ``darts``, first and second order, ``gdas``, ``enas``, ``hm-nas`` and ``random sharing``, with their own constants,
-but for
-  what the scale says;
-- ``random search``, ``evolution``, ``reinforce``: these train each cell that they ask for by itself. Their signal is
-  the table's validation accuracy on CIFAR-10 after 12 epochs; what that training would have cost is counted: 12 epochs
-  of 25,000 images for each cell asked, whether or not it was asked before;
+  but for what the scale says;
+- ``random search``, ``evolution``, ``reinforce`` at the two rates of the benchmark's codes: these train each cell that
+  they ask for by itself. Their signal is the table's validation accuracy on CIFAR-10 after 12 epochs; what that
+  training would have cost is counted: 12 epochs of 25,000 images for each cell asked, whether or not it was asked
+  before;
 - searches without training: ``most parameters``, ``most multiply-adds``, ``naswot`` and ``az-nas`` rank random cells by
   the scores of `isnas.searches.rankers`, ``zero-cost-pt`` removes operations from an untrained super-net;
 - rows that search nothing: random cells, the best of some by the table's short training, the cells with most
@@ -173,7 +173,23 @@ SCALES = {
             "gdas": 13,
         },
     ),
-    "paper": Scale("cifar10", None, 16, 5, 50, 64, 0.025, 6e-4, 10, 100, 200, 5_120, "paper"),
+    # the other methods have the benchmark's constants, where there is a preset of these
+    "paper": Scale(
+        "cifar10",
+        None,
+        16,
+        5,
+        50,
+        64,
+        0.025,
+        6e-4,
+        10,
+        100,
+        200,
+        5_120,
+        "paper",
+        epochs_of={"gdas": 250, "enas": 250, SHARING: 250},
+    ),
 }
 
 RANKED_SEEDS = 2
@@ -280,8 +296,11 @@ def search_of(
         changes = {**changes, **SPARSE[method], **own}
     else:
         name = OTHERS[method]
-        if scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets:
-            changes["preset"] = scale.constants
+        if scale.constants != "quick" and (
+            scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets
+        ):
+            own = {"preset": scale.constants, "seed": seed}
+            return create_search(name, NASBENCH201_SPACE, dataset, device, **own)
         if method == SHARING:
             amount = {"candidates": scale.scored, "validation_amount": scale.scoring_images}
             changes |= amount

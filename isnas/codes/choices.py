@@ -189,8 +189,9 @@ class Choices:
 
         With equal chance a place gets another operation, reads another earlier state, or a skip comes or goes, of those
         that can be done. The place is drawn from those for which it can be done, then what it gets from all that leaves
-        the choice's places different. Where candidates are in groups, a group gets another of them or none. The
-        identity, which the paper draws once in twenty times, is left out: it would train an architecture again.
+        the choice's places different. Where candidates are in groups, a node is drawn, then a group of it, which gets
+        another of its candidates or none (NAS-Bench-201, Dong & Yang, ICLR 2020). The identity, which Real et al. draw
+        once in twenty times, is left out: it would train an architecture again.
 
         Raises
         ------
@@ -210,7 +211,12 @@ class Choices:
         possible = [what for what in whats if moves[what]]
         if not possible:
             raise UserError("the space has one architecture only: there is none to mutate to")
-        i, place, others = _one_of(moves[_one_of(possible, random)], random)
+        found = moves[_one_of(possible, random)]
+        if self._grouped:
+            nodes = [(self.space.choices[i].kind, self.space.choices[i].node) for i, *_ in found]
+            node = _one_of(list(dict.fromkeys(nodes)), random)
+            found = [move for move, of in zip(found, nodes, strict=True) if of == node]
+        i, place, others = _one_of(found, random)
         new = _one_of(others, random)
         sets[i] = tuple(p for p in (*sets[i], new) if p is not None and p != place)
         return self._genotype(sets)

@@ -281,8 +281,11 @@ class Reinforce:
     misses how the entropy of each decision follows from the weights (all there is, where decisions are independent).
 
     The baseline is a moving average of the returns: after each sample it gets (1 - decay) (G - baseline) nearer to G. A
-    sample's own return is not in its baseline, which so leaves the expected gradient as it is. ENAS and NAS-Bench-201
-    average first: G - baseline, and with it all of the gradient, is then smaller by the constant factor `decay`.
+    sample's own return is not in its baseline, which so leaves the expected gradient as it is. ENAS averages first:
+    G - baseline, and with it all of the gradient, is then smaller by the constant factor `decay`. NAS-Bench-201 does
+    so, too, and has no first value (``start="corrected"``): all returns so far are weighted by powers of `decay` and
+    divided by the sum of the weights, as in Adam's correction of its bias. The first gain is then 0; for the returns
+    88 and 85 and a decay of 0.9 the second is 85 - (0.09 * 88 + 0.1 * 85) / 0.19 = -1.42.
 
     To the loss comes skip_weight times the mean divergence of the samples' skips, see `Policy`.
 
@@ -294,8 +297,9 @@ class Reinforce:
     entropy_weight : float
     decay : float
         Of the baseline, 0 to 1.
-    start : {"zero", "first"}
-        The first baseline: 0 (ENAS), or the first return (NAS-Bench-201), from which then nothing is learnt.
+    start : {"zero", "first", "corrected"}
+        The first baseline: 0 (ENAS), or the first return, from which then nothing is learnt; corrected: the average of
+        the returns so far with the present one (NAS-Bench-201).
     betas : tuple of float, epsilon : float
         Of Adam. ENAS's code has (0, 0.999) and 1e-3.
     skip_weight : float
@@ -305,6 +309,8 @@ class Reinforce:
     ----------
     baseline : float or None
         None: before the first return, where that is the first baseline.
+    weight : float
+        Sum of the weights of the returns in the baseline; 1 but for the corrected one.
     """
 
     def __init__(
@@ -313,7 +319,7 @@ class Reinforce:
         learning_rate: float = 3.5e-3,
         entropy_weight: float = 1e-4,
         decay: float = 0.99,
-        start: Literal["zero", "first"] = "zero",
+        start: Literal["zero", "first", "corrected"] = "zero",
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
         skip_weight: float = 0.0,
@@ -322,7 +328,9 @@ class Reinforce:
         self.policy = policy
         self.entropy_weight = entropy_weight
         self.decay = decay
-        self.baseline: float | None = 0.0 if start == "zero" else None
+        self.corrected = start == "corrected"
+        self.baseline: float | None = None if start == "first" else 0.0
+        self.weight = 0.0 if self.corrected else 1.0
         self.optimizer = torch.optim.Adam(
             policy.parameters(), lr=learning_rate, betas=betas, eps=epsilon
         )
@@ -333,23 +341,26 @@ class Reinforce:
 
     def step(self, samples: Sequence[Sample], rewards: Sequence[float]) -> None:
         """Take one step of the policy's weights for all of some samples, at least one, and move the baseline."""
-        loss, self.baseline = self._loss(samples, rewards)
+        loss, self.baseline, self.weight = self._loss(samples, rewards)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
     def _loss(
         self, samples: Sequence[Sample], rewards: Sequence[float]
-    ) -> tuple[Tensor, float | None]:
-        baseline = self.baseline
+    ) -> tuple[Tensor, float | None, float]:
+        baseline, weight = self.baseline, self.weight
         terms = []
         for sample, reward in zip(samples, rewards, strict=True):
             gain = reward + self.entropy_weight * float(sample.entropy.detach())
             baseline = gain if baseline is None else baseline
-            terms.append(sample.log_prob * (gain - baseline) + self.entropy_weight * sample.entropy)
-            baseline += (1 - self.decay) * (gain - baseline)
+            weight = self.decay * weight + (1 - self.decay)
+            moved = baseline + (1 - self.decay) / weight * (gain - baseline)
+            advantage = gain - (moved if self.corrected else baseline)
+            terms.append(sample.log_prob * advantage + self.entropy_weight * sample.entropy)
+            baseline = moved
         divergence = torch.stack([sample.divergence for sample in samples]).mean()
-        return self.skip_weight * divergence - torch.stack(terms).mean(), baseline
+        return self.skip_weight * divergence - torch.stack(terms).mean(), baseline, weight
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on: the policy's weights, Adam's state, the baseline."""
@@ -357,6 +368,7 @@ class Reinforce:
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "baseline": self.baseline,
+            "weight": self.weight,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -364,3 +376,4 @@ class Reinforce:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.baseline = state["baseline"]
+        self.weight = state.get("weight", 1.0)  # checkpoints of earlier versions

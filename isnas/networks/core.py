@@ -87,6 +87,13 @@ def pooled(x: Tensor, dropout: Tensor | None = None) -> Tensor:
     return x if dropout is None else x * dropout.to(x.dtype)
 
 
+def drop_skips(network: CellNetwork) -> None:
+    """Let drop path silence stride-1 skips, too; not the bypass of partial channels, which is no candidate."""
+    for cell in network.cells:
+        for key, operation in cell.nodes.operations.items():
+            operation.droppable = key not in cell.nodes.bypasses
+
+
 class Term(NamedTuple):
     """An operation into a node."""
 
@@ -260,7 +267,7 @@ class CellNetwork(nn.Module, ABC):
         coefficients : mapping of kind to Coefficients, optional
             The active places and their factors. Without it all places that the network has run, with factor 1.
         kept : Tensor, shape (active operations, B), optional
-            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone.
+            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone, see `drop_skips`.
         dropout : Tensor, shape (B, features), optional
             What dropout multiplies the features by that the classifier reads.
 

@@ -116,15 +116,23 @@ class Cell(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier at two thirds of the depth (DARTS): pooling to 2x2, two convolutions, a linear layer."""
+    """A second classifier at two thirds of the depth (DARTS): pooling to 2x2, two convolutions, a linear layer.
 
-    def __init__(self, c_in: int, classes: int) -> None:
+    Parameters
+    ----------
+    c_in, classes : int
+    second_norm : bool
+        Whether a batch norm follows the second convolution, too. Not so in the published head for ImageNet, "due to a
+        typo", as its authors say, who keep to it.
+    """
+
+    def __init__(self, c_in: int, classes: int, second_norm: bool = True) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *conv_norm(c_in, 128, 1),
             nn.ReLU(),
             convolution(128, 768, 2),
-            BatchNorm(768),
+            *([BatchNorm(768)] if second_norm else []),
             nn.ReLU(),
         )
         self.classifier = nn.Linear(768, classes)
@@ -195,7 +203,9 @@ class Network(CellNetwork):
             after_reduction = kind == "reduction"
             c_prev_prev, c_prev = c_prev, len(self.concat[kind]) * c
             if i == max(reductions) and options.auxiliary:
-                self.auxiliary_head = AuxiliaryHead(c_prev, options.classes)
+                self.auxiliary_head = AuxiliaryHead(
+                    c_prev, options.classes, second_norm=options.stem != "imagenet"
+                )
         self.auxiliary_after = max(reductions)
         self.classifier = nn.Linear(c_prev, options.classes)
 

@@ -26,6 +26,9 @@ class RuntimeOptions(BaseOptions):
         What convolutions and products compute in while training; weights, statistics, codes and tests stay float32.
         bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32. In float32 a
         GPU's convolutions may round their factors to TF32, PyTorch's default.
+    layout : {"fastest", "channels-last", "contiguous"}
+        How weights of convolutions lie in memory, which feature maps follow. fastest: channels last on a CPU, as they
+        are elsewhere. On a CPU channels last rounds more in float32, see docs/method.md.
     compile : bool
         Whether to compile a network once its architecture is fixed (torch.compile). That takes minutes, and makes every
         step shorter: for long training. It needs a C++ compiler on a CPU.
@@ -43,6 +46,7 @@ class RuntimeOptions(BaseOptions):
     threads: int = 0
     sync_batch_norm: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    layout: Literal["fastest", "channels-last", "contiguous"] = "fastest"
     compile: bool = False
     checkpoint_steps: int = 0
     tensorboard: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,14 +21,18 @@ from .loop import Stage
 from .options import RuntimeOptions
 
 
-def to_device(network: CellNetwork, device: torch.device) -> CellNetwork:
-    """Return the network on the device, its weights laid out as is fastest there.
+def to_device(network: CellNetwork, device: torch.device, layout: str = "fastest") -> CellNetwork:
+    """Return the network on the device, its weights in a layout (`RuntimeOptions.layout`), by default the fastest.
 
     On the CPU that is channels last, and the feature maps follow: a training step takes half to three quarters of the
-    time (``benchmarks/layout.py``).
+    time (``benchmarks/layout.py``). What it rounds more: ``benchmarks/rounding.py``.
     """
-    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return network.to(device, memory_format=layout)
+    formats = {
+        "fastest": torch.channels_last if device.type == "cpu" else torch.preserve_format,
+        "channels-last": torch.channels_last,
+        "contiguous": torch.contiguous_format,
+    }
+    return network.to(device, memory_format=formats[layout])
 
 
 def cosine(start: float, end: float, done: float) -> float:
@@ -38,6 +43,23 @@ def cosine(start: float, end: float, done: float) -> float:
 def linear(start: float, end: float, done: float) -> float:
     """Return the point of the line from `start` to `end` at the share `done` (0 to 1) of the way."""
     return end + (start - end) * (1 - done)
+
+
+TAIL = 5
+"""Epochs at the end of the schedule `linear-tail` among which the last step of its line is divided."""
+
+
+def linear_tail(start: float, end: float, done: float, epochs: int) -> float:
+    """Return the rate at the share `done` of a line that comes to its end `TAIL` epochs early.
+
+    In these the rest that it has one step before, 1 / (epochs - TAIL) of the whole, is divided: 5/5, 4/5, ... 1/5 of
+    it (`adjust_lr` in the ImageNet scripts of PC-DARTS and ISTA-NAS). With no more than `TAIL` epochs it is a line.
+    """
+    left = round((1 - done) * epochs, 6)  # a whole number, but for rounding
+    if epochs <= TAIL:
+        return linear(start, end, done)
+    share = (left - TAIL) if left > TAIL else left / TAIL
+    return end + (start - end) * share / (epochs - TAIL)
 
 
 class WeightTrainer:
@@ -86,11 +108,15 @@ class WeightTrainer:
         step, by which the task may change it.
         """
         options = self.options
-        schedule = {"cosine": cosine, "linear": linear}[options.schedule]
+        schedule = {
+            "cosine": cosine,
+            "linear": linear,
+            "linear-tail": partial(linear_tail, epochs=options.epochs),
+        }[options.schedule]
         rate = schedule(options.learning_rate, options.min_learning_rate, done)
-        if options.warm_up_epochs:
-            epoch = round(done * options.epochs) if epoch is None else epoch
-            rate *= min(1, (epoch + 1) / options.warm_up_epochs)
+        epoch = round(done * options.epochs) if epoch is None else epoch
+        if epoch < options.warm_up_epochs:
+            rate = options.learning_rate * (epoch + 1) / options.warm_up_epochs
         if batch is not None:
             rate *= self.task.rate_factor(batch, options)
         for group in self.optimizer.param_groups:
@@ -179,7 +205,8 @@ class Training(Stage):
         super().__init__(task)
         self.recipe = recipe
         self.device = device
-        self.network = to_device(network, device).train()
+        self.network = to_device(network, device, recipe.runtime.layout).train()
+        task.prepare(self.network, recipe.regularization)
         self.weights = WeightTrainer(self.network, task, recipe.optimizer, recipe.runtime)
         self.weights.compile()
         self.feed = task.training_feed(

@@ -209,7 +209,7 @@ class SupernetSearch(Search):
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(setting)
         self.space = supernet.space
-        self.network = to_device(supernet, self.device)
+        self.network = to_device(supernet, self.device, self.options.runtime.layout)
         # an affine part would let weights take over what the coefficients are there for (DARTS)
         train_affine(self.network.cells, False)
         self.weights = self.weight_trainer()

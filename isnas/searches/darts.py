@@ -129,6 +129,7 @@ class DartsSearch(SupernetSearch):
                 "batch_size": 64,
                 "epochs": 50,
                 "learning_rate": 0.025,
+                "nesterov": True,
                 "weight_decay": 5e-4,
                 "architecture_learning_rate": 3e-4,
             },

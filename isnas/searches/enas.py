@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..codes.controller import Reinforce, Sample, controller
-from ..networks.core import CellNetwork
+from ..networks.core import CellNetwork, train_affine
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..spaces.macro import SKIP_SHARE
@@ -37,9 +37,15 @@ class EnasOptions(PathOptions):
     The preset `paper` has the published constants of the search for cells; the weight decay is twice the code's
     factor, which multiplies the sum of squares without a half. Differences: our operations and number of nodes; our
     halves (the code keeps 45,000 images for the weights and 5,000 for the controller); one cosine, without restarts;
-    SGD's momentum is not Nesterov's; no dropout, drop path or auxiliary head in the search; a node's operations stand
-    at different places. Those of the controller itself: see `isnas.codes.controller`. For whole networks (the space
-    macro) it has the constants of the macro search, with the same differences.
+    no dropout, drop path or auxiliary head in the search; a node's operations stand at different places; a cell's
+    output is the concatenation of all nodes, where the code concatenates the nodes that no other reads and brings them
+    to the cell's channels by a 1x1 convolution. Those of the controller itself: see `isnas.codes.controller`. For whole
+    networks (the space macro) it has the constants of the macro search, with the same differences.
+
+    In NAS-Bench-201 the preset has the constants of the benchmark's search by ENAS (Dong & Yang, ICLR 2020).
+    Differences: its cosine goes up and down, with a period of 20 epochs; its baseline moves once an epoch, and in the
+    first epoch is the reward itself; its images are cropped and mirrored for the rewards, too, and its super-net then
+    is in evaluation mode; each final sample sees a batch of its own.
 
     Parameters
     ----------
@@ -67,6 +73,8 @@ class EnasOptions(PathOptions):
         Probability of a skip that the controller is drawn towards, where a space has skips to decide on.
     skip_weight : float
         Weight of the divergence from it in the controller's loss.
+    affine : bool
+        Whether the candidates' batch norms have an affine part that is trained, as in the published code.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -99,6 +107,7 @@ class EnasOptions(PathOptions):
     op_tanh_reduce: float = 2.5
     skip_target: float = SKIP_SHARE
     skip_weight: float = 0.8
+    affine: bool = False
 
 
 class EnasSearch(PathSearch):
@@ -129,12 +138,30 @@ class EnasSearch(PathSearch):
                 "batch_size": 160,
                 "epochs": 150,
                 "min_learning_rate": 0.0005,
+                "nesterov": True,
                 "weight_decay": 2e-4,
                 "controller_steps": 30,
                 "samples": 10,
                 "final_samples": 10,
                 "validation_amount": 160,
                 "controller_learning_rate": 3.5e-3,
+                "baseline_decay": 0.99,
+                "affine": True,
+            },
+            "nasbench201": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 5,
+                "batch_size": 128,
+                "epochs": 250,
+                "min_learning_rate": 0.0005,
+                "nesterov": True,
+                "weight_decay": 2.5e-4,
+                "controller_steps": 50,
+                "samples": 20,
+                "final_samples": 100,
+                "validation_amount": 128,
+                "controller_learning_rate": 1e-3,
                 "baseline_decay": 0.99,
             },
             "macro": {
@@ -181,6 +208,7 @@ class EnasSearch(PathSearch):
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(supernet, setting)
         options = self.options.method
+        train_affine(self.network.cells, options.affine)
         self.controller = controller(
             self.choices,
             hidden=options.controller_hidden,

@@ -307,7 +307,7 @@ class HmNasSearch(SupernetSearch):
         self.supernet.requires_grad_(False)
         self.weight_masks = self.mask_optimizer = None
         found = fold(self.supernet, self.code.coefficients_at(self.code.survivors()))
-        self.network = to_device(found, self.device).train()
+        self.network = to_device(found, self.device, self.options.runtime.layout).train()
         optimizer = replace(
             self.options.optimizer,
             learning_rate=self.options.method.fine_tuning_learning_rate,

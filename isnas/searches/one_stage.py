@@ -95,6 +95,7 @@ class OneStageTraining(SupernetSearch):
                 "matrix": "uniform",
                 "code_learning_rate": 3e-4,
                 "min_learning_rate": 0.001,
+                "drop_skips": True,
                 "search_epochs": 600,
                 "size_limit": 3_700_000,
             },
@@ -122,6 +123,7 @@ class OneStageTraining(SupernetSearch):
         train_affine(self.network, True)
         for cell in self.network.cells:
             train_affine(cell.nodes, False)
+        self.task.prepare(self.network, self.options.regularization)
         self.limit = self.options.method.size_limit
         self.sizes = PlaceCosts(self.network)
         self.code = self._first_code().to(self.device)

@@ -61,7 +61,20 @@ class RandomSharingSearch(PathSearch):
                 "candidates": 3000,
                 "validation_amount": 640,
                 "finalists": 30,
-            }
+            },
+            # the benchmark's (Dong & Yang, ICLR 2020); there each candidate sees a batch of its own
+            "nasbench201": {
+                "data": "cifar10",
+                "channels": 16,
+                "cells": 5,
+                "batch_size": 64,
+                "epochs": 250,
+                "learning_rate": 0.025,
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                "candidates": 100,
+                "validation_amount": 512,
+            },
         }
     }
 

@@ -71,14 +71,18 @@ class OptimizerOptions(BaseOptions):
         Learning rate of the weights at the beginning; it falls as the schedule says.
     min_learning_rate : float
         Learning rate at the end of the schedule.
-    schedule : {"cosine", "linear"}
-        How the learning rate falls from epoch to epoch: along a half cosine or a line.
+    schedule : {"cosine", "linear", "linear-tail"}
+        How the learning rate falls from epoch to epoch: along a half cosine, along a line, or along a line that would
+        come to its end five epochs early, and whose last step is divided among these.
     warm_up_epochs : int
-        Epochs at the beginning in which the learning rate rises to its schedule in equal steps; 0: none.
+        Epochs at the beginning in which the learning rate rises in equal steps to its largest; then it is where its
+        schedule has come to meanwhile. 0: none.
     label_smoothing : float
         Share of each label that is spread over all classes in the training loss.
     momentum : float
         Momentum of the weights' updates.
+    nesterov : bool
+        Whether the momentum is Nesterov's: the gradient counts as after the step of the momentum.
     weight_decay : float
         Weight decay of the weights.
     clip : float
@@ -102,10 +106,11 @@ class OptimizerOptions(BaseOptions):
     batch_size: int = 64
     learning_rate: float = 0.05
     min_learning_rate: float = 0.0
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "linear-tail"] = "cosine"
     warm_up_epochs: int = 0
     label_smoothing: float = 0.0
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 3e-4
     clip: float = 5.0
 
@@ -116,6 +121,8 @@ class OptimizerOptions(BaseOptions):
                 f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got "
                 f"{self.min_learning_rate}"
             )
+        if self.nesterov and self.momentum == 0:
+            raise UserError("nesterov needs a momentum above 0, got momentum 0")
 
 
 class Feed(Protocol):
@@ -348,6 +355,12 @@ class Task(ABC):
             On the network's device, for this step alone.
         """
 
+    def prepare(self, network: CellNetwork, regularization: Any) -> None:
+        """Make a network ready for a training to be used, before its first step; by default there is nothing to do.
+
+        `regularization` is of the class `regularization_options`.
+        """
+
     def optimizer(
         self, parameters: list[nn.Parameter], options: OptimizerOptions
     ) -> torch.optim.Optimizer:
@@ -356,6 +369,7 @@ class Task(ABC):
             parameters,
             lr=options.learning_rate,
             momentum=options.momentum,
+            nesterov=options.nesterov,
             weight_decay=options.weight_decay,
         )
 

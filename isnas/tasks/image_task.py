@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..networks.core import CellNetwork, Coefficients, drop_path
+from ..networks.core import CellNetwork, Coefficients, drop_path, drop_skips
 from ..networks.operations import kept_statistics
 from ..runtime.errors import UserError, short
 from ..runtime.options import BaseOptions, Composition
@@ -85,7 +85,9 @@ class ImageRegularizationOptions(BaseOptions):
     cutout : int or None
         Side in pixels of the square cut out of training images; by default the data set's (16 for CIFAR).
     drop_path : float
-        Probability of dropping an operation at the end of training; it rises linearly from 0.
+        Probability of dropping an operation at the end of training; it rises linearly from 0. Stride-1 skips stay.
+    drop_skips : bool
+        Whether drop path drops stride-1 skips, too: as in the published one-stage code, where a batch norm follows.
     auxiliary_weight : float
         Weight of the auxiliary head's loss; 0: no such head.
     dropout : float
@@ -102,6 +104,7 @@ class ImageRegularizationOptions(BaseOptions):
 
     cutout: int | None = None
     drop_path: float = 0.0
+    drop_skips: bool = False
     auxiliary_weight: float = 0.0
     dropout: float = 0.0
 
@@ -350,6 +353,10 @@ class ImageTask(Task):
             dropped = drop_path(network.features, len(batch[0]), options.dropout, random)
             found["dropout"] = dropped.T
         return found
+
+    def prepare(self, network: CellNetwork, regularization: ImageRegularizationOptions) -> None:
+        if regularization.drop_skips:
+            drop_skips(network)
 
     def loss(
         self,

@@ -247,7 +247,7 @@ def test_interrupted_run_goes_on(
 @pytest.mark.slow
 def test_two_processes_give_the_same_rows(finished: Path, table: Path, tmp_path: Path) -> None:
     """As a command of its own, whose processes must be able to import what they are to run."""
-    methods = ("sparse path uniform", "reinforce")
+    methods = ("sparse path uniform", "reinforce 0.5")
     words = ["--scale", "smoke", "--table", table, "--out", tmp_path, "--device", "cpu"]
     words += ["--jobs", "2", "--methods", *methods]
     command = [sys.executable, "-m", "experiments.nasbench201", *map(str, words)]

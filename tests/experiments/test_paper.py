@@ -309,7 +309,7 @@ def test_paper_scales_have_the_published_settings() -> None:
     network, optimizer = options.network, options.optimizer
     assert (network.cells, network.channels, options.data.image_size) == (14, 48, 224)
     assert (optimizer.batch_size, optimizer.epochs, optimizer.warm_up_epochs) == (1024, 250, 5)
-    assert (optimizer.learning_rate, optimizer.schedule) == (0.5, "linear")
+    assert (optimizer.learning_rate, optimizer.schedule) == (0.5, "linear-tail")
     assert (optimizer.weight_decay, network.stem) == (3e-5, "imagenet")
     assert optimizer.label_smoothing == 0.1
     values = options.to_json()

@@ -87,6 +87,25 @@ def test_evaluate_trains_a_genotype(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert isnas.Genotype.load(out / "genotype.json") == isnas.GENOTYPES["DARTS_V2"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("closing_norm", "parameters"), [("all", 3_371_806), ("none", 3_363_598)])
+def test_evaluate_builds_the_published_one_stage_network(
+    closing_norm: str, parameters: int, tmp_path: Path
+) -> None:
+    """With batch norms behind pooling and skips, as its authors evaluate it, and without."""
+    for split in ("train", "val"):
+        for k in range(10):
+            folder = tmp_path / "data" / split / f"{k}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(folder / "0.png")
+    out = tmp_path / "run"
+    words = ["--data", tmp_path / "data", "--preset", "paper", "--closing-norm", closing_norm]
+    words += ["--epochs", "1", "--batch-size", "10", "--cutout", "0", "--out", out]
+    assert run("evaluate", "--genotype", "ISTA_onestage", *words) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["evaluate"]["parameters"] == parameters
+
+
 def test_a_saved_network_can_be_trained_further(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

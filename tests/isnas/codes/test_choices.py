@@ -236,8 +236,12 @@ class TestMutation:
                 (i, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b
             ]
             counts[edge, operation] += 1
+        # a node of three, an edge of its one, two or three, another operation of four
+        edges = [1 / 3, *[1 / 6] * 2, *[1 / 9] * 3]
         assert len(counts) == 6 * 4
-        assert chisquare(list(counts.values())).pvalue > 1e-3
+        observed = [counts[key] for key in sorted(counts)]
+        expected = [1200 * edges[edge] / 4 for edge, _ in sorted(counts)]
+        assert chisquare(observed, expected).pvalue > 1e-3
 
     def test_refuses_what_is_not_of_the_space(self, random: torch.Generator) -> None:
         with pytest.raises(UserError, match="expected 3"):
@@ -382,6 +386,7 @@ def mutants(choices: Choices, nodes: Written) -> dict[Written, Fraction]:
     space = choices.space
     names = space.primitives
     of_node = [node for _ in space.kinds for node in range(space.nodes)]
+    grouped = space.choices[0].groups is not None
     ways: dict[str, list[list[Written]]] = {"operation": [], "source": []}
 
     def replaced(i: int, node: Node) -> Written:
@@ -393,7 +398,7 @@ def mutants(choices: Choices, nodes: Written) -> dict[Written, Fraction]:
 
     for i, node in enumerate(nodes):
         sources = range(space.inputs + of_node[i])
-        if space.choices[0].groups is not None:
+        if grouped:
             for source in sources:
                 rest = frozenset(edge for edge in node if edge.source != source)
                 variants = [rest, *(rest | {Edge(name, source)} for name in names)]
@@ -409,8 +414,11 @@ def mutants(choices: Choices, nodes: Written) -> dict[Written, Fraction]:
     possible = [ways[what] for what in ways if ways[what]]
     found: dict[Written, Fraction] = {}
     for way in possible:
-        for others in way:
+        # with groups a node is drawn first, then one of its edges
+        changed = [next(i for i, n in enumerate(others[0]) if n != nodes[i]) for others in way]
+        for i, others in zip(changed, way, strict=True):
+            share = len(way) if not grouped else len(set(changed)) * changed.count(i)
             for other in others:
-                chance = Fraction(1, len(possible) * len(way) * len(others))
+                chance = Fraction(1, len(possible) * share * len(others))
                 found[other] = found.get(other, Fraction(0)) + chance
     return found

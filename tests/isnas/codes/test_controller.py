@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -305,6 +306,25 @@ class TestReinforce:
         after = policy.log_prob(sample.chosen)
         assert after.log_prob.item() > sample.log_prob.item()
 
+    def test_corrected_baseline_is_that_of_nasbench201(self) -> None:
+        """Numerator and denominator as its code has them; the second gain of 88 and 85 is -1.42."""
+        policy = SoftmaxPolicy(CHOICES["edges"]())
+        sample = policy.sample(torch.Generator().manual_seed(0))
+        learner = Reinforce(
+            policy, learning_rate=0.0, entropy_weight=0.0, decay=0.9, start="corrected"
+        )
+        above = below = 0.0
+        gains = []
+        for reward in (88.0, 85.0, 91.5, 60.0):
+            above = 0.9 * above + 0.1 * reward
+            below = 0.9 * below + 0.1
+            loss = learner.loss([sample], [reward]) / -sample.log_prob
+            gains.append(loss.item())
+            assert gains[-1] == pytest.approx(reward - above / below, abs=1e-3)
+            learner.step([policy.log_prob(sample.chosen)], [reward])
+            assert learner.baseline == pytest.approx(above / below)
+        assert gains[0] == 0 and gains[1] == pytest.approx(-1.42, abs=5e-3)
+
     def test_loss_leaves_the_baseline(self) -> None:
         policy = SoftmaxPolicy(CHOICES["edges"]())
         learner = Reinforce(policy)
@@ -320,13 +340,15 @@ class TestReinforce:
         uniform = len(policy.choices.decisions) * math.log(3)
         assert policy.sample(random).entropy.item() > 0.97 * uniform
 
-    @pytest.mark.parametrize("kind", ["softmax", "lstm"])
-    def test_goes_on_from_its_state_exactly(self, kind: str) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "start"), [("softmax", "first"), ("lstm", "zero"), ("softmax", "corrected")]
+    )
+    def test_goes_on_from_its_state_exactly(self, kind: str, start: Any) -> None:
         choices = CHOICES["two kinds"]()
 
         def make() -> Reinforce:
             policy = SoftmaxPolicy(choices) if kind == "softmax" else Controller(choices, hidden=4)
-            return Reinforce(policy, learning_rate=0.05, entropy_weight=0.01, start="first")
+            return Reinforce(policy, learning_rate=0.05, entropy_weight=0.01, start=start)
 
         def advance(learner: Reinforce, steps: range) -> None:
             for step in steps:

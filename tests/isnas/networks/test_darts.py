@@ -10,9 +10,9 @@ from making import build_network, build_supernet
 from torch import Tensor, nn
 
 from isnas import DARTS_SPACE, GENOTYPES, CellGenotype, Edge, Genotype, UserError
-from isnas.networks.core import drop_path
+from isnas.networks.core import drop_path, drop_skips
 from isnas.networks.darts import AuxiliaryHead, NetworkOptions, Outputs
-from isnas.networks.operations import OPERATIONS
+from isnas.networks.operations import BYPASS, OPERATIONS, bypassing
 from isnas.spaces.darts import PRIMITIVES
 
 
@@ -187,6 +187,18 @@ class TestTopology:
 
 
 class TestAuxiliaryHead:
+    @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+    def test_norms_are_the_published_ones(self, stem: str) -> None:
+        """The head for ImageNet has no batch norm behind its second convolution."""
+        c, classes = 4 * 4 * 2, 7
+        network = build_network(GENOTYPES["DARTS_V2"], 2, 3, classes, auxiliary=True, stem=stem)
+        expected = c * 128 + 2 * 128 + 128 * 768 * 4 + (768 + 1) * classes
+        expected += 2 * 768 * (stem == "cifar")
+        assert sum(p.numel() for p in network.auxiliary_head.parameters()) == expected
+        size = {"cifar": 32, "imagenet": 224}[stem]
+        out = network(torch.randn(2, 3, size, size), auxiliary=True)
+        assert out.auxiliary.shape == (2, classes)
+
     def test_gives_two_scores_only_when_asked(self) -> None:
         network = build_network(GENOTYPES["DARTS_V2"], 4, 3, 7, in_channels=1, auxiliary=True)
         x = torch.randn(4, 1, 8, 8)
@@ -225,9 +237,13 @@ class TestAuxiliaryHead:
 
 
 class TestDropPath:
-    def states(self, cell: CellGenotype, images: int) -> tuple[Tensor, Tensor]:
+    def states(
+        self, cell: CellGenotype, images: int, skips: bool = False, closing_norm: str = "none"
+    ) -> tuple[Tensor, Tensor]:
         """The first cell's first input, and its first node, of a pass with drop path 0.5."""
-        network = build_network(both(cell), 2, 3, 10, in_channels=1)
+        network = build_network(both(cell), 2, 3, 10, in_channels=1, closing_norm=closing_norm)
+        if skips:
+            drop_skips(network)
         states: list[Tensor] = []
         network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
         network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
@@ -244,6 +260,25 @@ class TestDropPath:
 
     def test_never_silences_a_stride_1_skip(self) -> None:
         assert torch.equal(*self.states(cell_of("skip_connect<0", "", "", ""), 50))
+
+    @pytest.mark.parametrize("closing_norm", ["none", "all"])
+    def test_silences_skips_where_asked_to(self, closing_norm: str) -> None:
+        """As in the published one-stage code: a skip that ends in a batch norm is no identity there."""
+        cell = cell_of("skip_connect<0", "", "", "")
+        read, node = self.states(cell, 400, skips=True, closing_norm=closing_norm)
+        if closing_norm == "all":
+            read = nn.functional.batch_norm(read, None, None, training=True)
+        dropped = (node == 0).flatten(1).all(1)
+        assert 140 < int(dropped.sum()) < 260
+        torch.testing.assert_close(node[~dropped], 2 * read[~dropped])
+
+    def test_bypasses_are_no_skips(self) -> None:
+        shape = NetworkOptions(4, 3, 10, 1, partial=2)
+        network = build_supernet(shape, bypassing(DARTS_SPACE))
+        drop_skips(network)
+        for cell in network.cells:
+            for key, operation in cell.nodes.operations.items():
+                assert operation.droppable == (not key.endswith(BYPASS))
 
     def test_operations_are_dropped_independently(self) -> None:
         kept = drop_path(40, 500, 0.2, torch.Generator().manual_seed(1))

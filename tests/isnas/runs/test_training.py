@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 import isnas
-from isnas import cli, commands
+from isnas import DARTS_SPACE, UserError, cli, commands
+from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.training import WeightTrainer as Weights
+from isnas.runs.training import to_device
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
 
@@ -50,6 +52,17 @@ def rates(made: Weights, epochs: int) -> list[float]:
     return found
 
 
+class TestLayout:
+    @pytest.mark.parametrize("layout", ["fastest", "channels-last", "contiguous"])
+    def test_is_an_option(self, layout: str) -> None:
+        """By default weights lie channels last on the CPU."""
+        network = isnas.build_network(isnas.GENOTYPES["DARTS_V2"], channels=2, cells=3)
+        weight = to_device(network, torch.device("cpu"), layout).stem[0].weight
+        last = layout != "contiguous"
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+        assert weight.is_contiguous() != last
+
+
 class TestSchedule:
     @pytest.mark.parametrize("warm_up", [0, 1, 5])
     @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -65,7 +78,8 @@ class TestSchedule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no step of the optimizer is taken
             for epoch in range(epochs):
-                found.append(expected.get_last_lr()[0] * min(1, (epoch + 1) / max(warm_up, 1)))
+                rate = expected.get_last_lr()[0]
+                found.append(start * (epoch + 1) / warm_up if epoch < warm_up else rate)
                 expected.step()
         made = weights(
             learning_rate=start,
@@ -75,6 +89,41 @@ class TestSchedule:
             epochs=epochs,
         )
         assert rates(made, epochs) == pytest.approx(found, rel=1e-9)
+
+    def test_linear_tail_is_that_of_the_imagenet_scripts(self) -> None:
+        """``adjust_lr`` of PC-DARTS's and ISTA-NAS's, and what overwrites it in the first five epochs."""
+        epochs, start = 250, 0.5
+        expected = []
+        for epoch in range(epochs):
+            if epoch < 5:
+                expected.append(start * (epoch + 1) / 5)
+            elif epochs - epoch > 5:
+                expected.append(start * (epochs - 5 - epoch) / (epochs - 5))
+            else:
+                expected.append(start * (epochs - epoch) / ((epochs - 5) * 5))
+        preset = evaluation_schema(DARTS_SPACE).compose("imagenet").optimizer
+        made = weights(**vars(preset))
+        assert rates(made, epochs) == pytest.approx(expected, rel=1e-6)
+
+    @pytest.mark.parametrize("epochs", [1, 5, 6])
+    def test_linear_tail_of_few_epochs_falls(self, epochs: int) -> None:
+        shared = {"epochs": epochs, "min_learning_rate": 0.01}
+        tail = rates(weights(schedule="linear-tail", **shared), epochs)
+        line = rates(weights(schedule="linear", **shared), epochs)
+        assert tail[0] == line[0] == 0.05 and min(tail) > 0.01
+        assert tail == line if epochs < 6 else sorted(tail, reverse=True) == tail
+
+    def test_nesterov_is_pytorchs(self) -> None:
+        made = weights(nesterov=True, momentum=0.5, learning_rate=0.1, weight_decay=0.0, clip=0.0)
+        parameter = made.parameters[0]
+        before = parameter.detach().clone()
+        for _ in range(2):
+            parameter.grad = torch.ones_like(parameter)
+            made.update()
+        # buffers 1 and 1.5; a step is the gradient and half the buffer
+        assert torch.allclose(before - parameter, torch.full_like(before, 0.1 * (1.5 + 1.75)))
+        with pytest.raises(UserError, match="nesterov needs a momentum above 0"):
+            weights(nesterov=True, momentum=0.0)
 
     def test_warm_up_is_pytorchs(self) -> None:
         sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)

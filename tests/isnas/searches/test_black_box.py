@@ -322,11 +322,12 @@ class TestGridSearch:
 
 
 class TestReinforce:
-    def test_is_the_baseline_of_nasbench201(self) -> None:
-        """Written out for independent softmaxes: Adam on the reward above a moving average that begins with it."""
+    @pytest.mark.parametrize(("preset", "rate"), [("paper", 0.5), ("nats-bench", 0.01)])
+    def test_is_that_of_nasbench201(self, preset: str, rate: float) -> None:
+        """Written out: independent softmaxes, Adam on the reward above the average of all so far."""
         logits = torch.zeros(6, 5, requires_grad=True)
-        optimizer = torch.optim.Adam([logits], lr=1e-3)
-        baseline, random, asked = None, seeded(4), []
+        optimizer = torch.optim.Adam([logits], lr=rate)
+        above, below, random, asked = 0.0, 0.0, seeded(4), []
         choices = Choices(NASBENCH201_SPACE)
         for _ in range(40):
             log = logits.log_softmax(1)
@@ -334,15 +335,18 @@ class TestReinforce:
             chosen = torch.cat(drawn)
             asked.append(choices.genotype(chosen.tolist()))
             reward = convolutions(asked[-1])
-            before = reward if baseline is None else baseline
-            baseline = 0.9 * before + 0.1 * reward
+            above, below = 0.9 * above + 0.1 * reward, 0.9 * below + 0.1
             optimizer.zero_grad()
-            (-log.gather(1, chosen[:, None]).sum() * (reward - baseline)).backward()
+            (-log.gather(1, chosen[:, None]).sum() * (reward - above / below)).backward()
             optimizer.step()
         oracle = Oracle(convolutions, budget=40)
-        options = ReinforceOptions(architectures=MANY, policy="softmax", policy_learning_rate=1e-3)
-        ask(reinforce, oracle, choices, seeded(4), options)
+        options = search_options("reinforce", NASBENCH201_SPACE, preset, architectures=MANY)
+        ask(reinforce, oracle, choices, seeded(4), options.method)
         assert oracle.asked == asked
+
+    def test_a_corrected_baseline_must_move(self) -> None:
+        with pytest.raises(UserError, match="baseline_decay must be below 1"):
+            ReinforceOptions(baseline_start="corrected", baseline_decay=1.0)
 
     def test_reward_power(self) -> None:
         """Odd powers keep the order; without learning they change nothing."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from isnas import DARTS_SPACE, NASBENCH201_SPACE, Coefficients, Dataset, Genotype, Space, UserError
 from isnas.networks.core import CellNetwork
 from isnas.networks.darts import NetworkOptions
+from isnas.networks.operations import BatchNorm
 from isnas.searches.enas import EnasOptions, EnasSearch
 from isnas.searches.registry import create_search, search_options
 from isnas.tasks.registry import TASKS
@@ -187,6 +188,18 @@ class TestLearning:
         assert rewards[-1] > rewards[0] + 0.1
         assert ends[-1]["entropy"] < ends[0]["entropy"]
         assert good(stage.genotype()) == max(map(good, stage.scores))
+
+
+class TestAffine:
+    @pytest.mark.parametrize("affine", [False, True])
+    def test_candidates_norms_are_trained_where_asked_to(
+        self, toy_data: Callable[..., Dataset], affine: bool
+    ) -> None:
+        stage = search_of(toy_data(), affine=affine)
+        stage.train_step(next(iter(stage.batches(0, 0))))
+        norms = [each for each in stage.network.cells.modules() if isinstance(each, BatchNorm)]
+        assert any(bool((norm.weight != 1).any()) for norm in norms) == affine
+        assert {norm.weight.requires_grad for norm in norms} == {affine}
 
 
 class TestOptions:

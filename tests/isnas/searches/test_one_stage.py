@@ -26,7 +26,7 @@ from isnas import (
 )
 from isnas.searches import one_stage
 from isnas.searches.one_stage import OneStageTraining
-from isnas.searches.registry import create_search
+from isnas.searches.registry import create_search, search_options
 
 OPTIONS = {
     "channels": 2,
@@ -308,6 +308,23 @@ class TestBatchNorms:
         for norm in all_norms(stage):
             assert bool((norm.weight != 1).any()) == (id(norm) in found)
             assert norm.weight.requires_grad == (id(norm) in found)
+
+
+class TestDropPath:
+    @pytest.mark.parametrize("drops", [False, True])
+    def test_of_skips_is_an_option(self, toy_data: Data, drops: bool) -> None:
+        """Off by default; the preset `paper` has it, as the published code drops skips that end in a norm."""
+        stage = training(toy_data(), drop_skips=drops)
+        skips = [
+            operation
+            for cell in stage.network.cells
+            for operation in cell.nodes.operations.values()
+            if isinstance(operation.body, torch.nn.Identity)
+        ]
+        assert {skip.droppable for skip in skips} == {drops}
+        for preset, expected in (("quick", False), ("paper", True)):
+            options = search_options("ista-one-stage", DARTS_SPACE, preset)
+            assert options.regularization.drop_skips == expected
 
 
 class TestSchedule:
