@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from .codes.sparse import SparseCode, SparseCodeOptions
-from .commands import RunResult, evaluate, resume, search, train
+from .commands import RunResult, check_data, evaluate, resume, search, train
 from .comparison.compare import Comparison, compare
 from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
@@ -59,6 +59,7 @@ __all__ = [
     "UserError",
     "build_network",
     "build_supernet",
+    "check_data",
     "compare",
     "count_multiply_adds",
     "count_parameters",

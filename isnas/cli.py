@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import statistics
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 
 from . import __version__, spaces
 from .commands import RunResult, evaluate, resume, search, test_saved, train_further
+from .commands.check_data import IRRELEVANT, check_data, check_schema
 from .commands.search import ONE_STAGE, TWO_STAGE
 from .comparison.compare import compare, comparison_schema
 from .runs.directory import LOCK, default_directory
@@ -36,6 +38,7 @@ COMMANDS = {
     "compare": "Compare methods on one data set: same space, sizes and budget, one referee.",
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
+    "check-data": "Read a folder of images and say what would be trained on, and what would stop it.",
     "resume": "Go on with a run that was broken off.",
 }
 
@@ -250,6 +253,18 @@ def _add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
 
 
+def _add_check_data(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("data", metavar="DIR", help="the data, such as a folder of images")
+    space = _space_of(words)
+    _add_space(parser, space)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    group = parser.add_argument_group("data options")
+    for field in check_schema(space).fields.values():
+        if field.name not in ("data", *IRRELEVANT):
+            _add_option(group, field)
+
+
 def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's directory")
     parser.add_argument("--device", help="go on on another device")
@@ -266,6 +281,7 @@ _ADD = {
     "compare": _add_compare,
     "draw": _add_draw,
     "report": _add_report,
+    "check-data": _add_check_data,
     "resume": _add_resume,
 }
 
@@ -313,8 +329,21 @@ def _show(result: RunResult, out: TextIO) -> None:
     print(f"written to {result.directory}: {', '.join(names)}", file=out)
 
 
-def _run(arguments: dict[str, Any]) -> None:
+def _space_given(arguments: dict[str, Any]) -> Space:
+    """Take the search space out of the arguments."""
+    parameters = {
+        name.removeprefix("space."): arguments.pop(name)
+        for name in list(arguments)
+        if name.startswith("space.")
+    }
+    return spaces.get(arguments.pop("space"), **parameters)
+
+
+def _run(arguments: dict[str, Any]) -> int:
+    """Do what the arguments say and return the exit status."""
     command = arguments.pop("command")
+    if command == "check-data":
+        return _check_data(arguments)
     if command == "draw":
         from .drawing import draw_cells
 
@@ -328,7 +357,7 @@ def _run(arguments: dict[str, Any]) -> None:
             raise UserError(f"{out.parent} cannot be written: {error.strerror}") from None
         draw_cells(genotype, out)
         print(f"written to {out}")
-        return
+        return 0
     if command == "report":
         # the figures stand above the library, as this command does
         from figures.report import write_report
@@ -337,33 +366,36 @@ def _run(arguments: dict[str, Any]) -> None:
         out = Path(arguments["out"] or run / "report.html")
         write_report(run, out)
         print(f"written to {out}")
-        return
+        return 0
     progress = Progress(arguments.pop("quiet"))
     if command == "resume":
         directory = arguments.pop("run")
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
-        return
+        return 0
     several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
     arguments |= several
     common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
     if command == "evaluate":
         result = _evaluate(common, arguments)
     else:
-        space = spaces.get(
-            arguments.pop("space"),
-            **{
-                name.removeprefix("space."): arguments.pop(name)
-                for name in list(arguments)
-                if name.startswith("space.")
-            },
-        )
+        space = _space_given(arguments)
         if command == "compare":
             _compare(space, common, arguments)
-            return
+            return 0
         method = arguments.pop("method", ONE_STAGE)
         result = search(method, space, **common, **arguments)
     if result is not None:
         _show(result, sys.stdout)
+    return 0
+
+
+def _check_data(arguments: dict[str, Any]) -> int:
+    progress = Progress(arguments.pop("quiet"))
+    as_json = arguments.pop("json")
+    space = _space_given(arguments)
+    found = check_data(arguments.pop("data"), space, progress=progress, **arguments)
+    print(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+    return 1 if found.problems else 0
 
 
 def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
@@ -425,7 +457,10 @@ def _genotype_of(arguments: dict[str, Any]) -> Genotype:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 after a user's mistake, 130 when interrupted."""
+    """Run the command and return its exit status.
+
+    0: done; 1: what was checked is not fine; 2: a user's mistake; 130: interrupted.
+    """
     try:
         with joined():
             return _main(arguments)
@@ -442,7 +477,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         given = _parsed(words)
         if comparing:
             given["words"] = words
-        _run(given)
+        return _run(given)
     except UserError as error:
         _complain(f"isnas: error: {error}")
         return 2
@@ -461,7 +496,6 @@ def _main(arguments: Sequence[str] | None) -> int:
     except OSError as error:  # standard output is full or closed
         _complain(f"isnas: error: cannot write the results: {error.strerror}")
         return 2
-    return 0
 
 
 def _complain(text: str) -> None:

@@ -1,8 +1,18 @@
 """What the commands do, as functions: search, train, evaluate, resume. They put stages, tasks and records together."""
 
+from .check_data import check_data
 from .evaluate import evaluate, test_saved, train_further
 from .resume import resume
 from .run import RunResult
 from .search import search, train
 
-__all__ = ["RunResult", "evaluate", "resume", "search", "test_saved", "train", "train_further"]
+__all__ = [
+    "RunResult",
+    "check_data",
+    "evaluate",
+    "resume",
+    "search",
+    "test_saved",
+    "train",
+    "train_further",
+]

@@ -134,6 +134,21 @@ Run = Callable[..., Any]
 """A network, or what was compiled from it."""
 
 
+class Inspection(Protocol):
+    """What data hold, and what a training would make of them."""
+
+    amount: int
+    """How many of the task's units there are to train on."""
+    problems: list[str]
+    """What would stop a training; empty where nothing would."""
+
+    def lines(self) -> list[str]:
+        """Return all of it as lines for people."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+
+
 class Task(ABC):
     """What is learnt, and from which data.
 
@@ -159,6 +174,23 @@ class Task(ABC):
         UserError
             When it cannot be had.
         """
+
+    def inspect(self, options: Any, step: Callable[[int, int], None] | None = None) -> Inspection:
+        """Read the user's own data that the options name, and say what a training would find.
+
+        Parameters
+        ----------
+        options
+            Of the class `data_options`.
+        step : callable, optional
+            Called now and then with how much is read, and of how much.
+
+        Raises
+        ------
+        UserError
+            When there are no such data, or the task cannot say.
+        """
+        raise UserError(f"there is no check of data for the task {self.name}")
 
     @abstractmethod
     def describe(self, data: Any, options: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +20,7 @@ from ..runtime.processes import share_state, summed
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
 from .images import Batches, Dataset, LazyImages, check_batches, load_dataset, split_indices
+from .images.inspection import FolderInspection, inspect_folder
 
 TINY_SIDE = 16
 """Side in pixels up to which one CPU thread is as fast as several, and does not suffer from a busy machine."""
@@ -120,6 +121,20 @@ class ImageTask(Task):
             flip=options.flip,
             split=options.split,
             test_only=test_only,
+        )
+
+    def inspect(
+        self, options: ImageOptions, step: Callable[[int, int], None] | None = None
+    ) -> FolderInspection:
+        return inspect_folder(
+            options.data,
+            image_size=options.image_size,
+            crop=options.crop,
+            colour=options.colour,
+            flip=options.flip,
+            corrupt=options.corrupt,
+            split=options.split,
+            step=step,
         )
 
     def describe(self, data: Dataset, options: ImageOptions) -> dict[str, Any]:

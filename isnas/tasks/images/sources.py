@@ -24,6 +24,8 @@ CROPS = ("pad", "resized")
 CORRUPT = ("refuse", "skip")
 LARGEST_DEFAULT_SIZE = 64
 """Largest side in pixels that a folder's images get where none is given."""
+MEMORY_BUDGET = 4 * 2**30
+"""Bytes that a folder's decoded images may take by default."""
 
 
 def load_dataset(
@@ -32,7 +34,7 @@ def load_dataset(
     root: str | Path = "data",
     download: bool = False,
     image_size: int | None = None,
-    memory_budget: int = 4 * 2**30,
+    memory_budget: int = MEMORY_BUDGET,
     crop: str = "pad",
     colour: Colour = "rgb",
     colour_jitter: float = 0.0,
