@@ -20,7 +20,7 @@ from ..runtime.processes import joined
 from ..runtime.progress import Progress
 from ..spaces.genotype import Genotype
 from ..tasks.registry import task_of
-from .run import Job, RunResult, composed, of_first, start, write_genotype, write_network
+from .run import Job, RunResult, composed, keeper, of_first, start, write_genotype, write_network
 
 
 def evaluate(
@@ -93,7 +93,9 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
 
     def finish(stage: Training) -> dict[str, Any]:
         write_network(run, stage.network)
-        return {"genotype": str(genotype), **tested(stage.network, task, data, recipe, device)}
+        keep = keeper(run, "evaluate")
+        found = tested(stage.network, task, data, recipe, device, keep)
+        return {"genotype": str(genotype), **found}
 
     return [Part("evaluate", begin, finish)]
 

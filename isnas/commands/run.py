@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from ..networks.core import CellNetwork
-from ..runs.directory import Follower, Run
+from ..runs.directory import EXAMINATION, Follower, Run
 from ..runs.loop import Part, execute
 from ..runs.saved import load_network, save_network
 from ..runtime.devices import check_compiler, cpu_threads, resolve_device
 from ..runtime.errors import UserError
+from ..runtime.files import write_json
 from ..runtime.options import Composition, Schema
 from ..runtime.processes import (
     check_batch_size,
@@ -29,7 +30,9 @@ from ..runtime.processes import (
 from ..runtime.progress import Progress
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
+from ..tasks import exhibits
 from ..tasks.base import Task
+from ..tasks.exhibits import Exhibit
 
 FORMAT = 2
 """Version of what is written into a run directory; it changes when older runs cannot go on."""
@@ -213,6 +216,17 @@ def write_genotype(run: Run, genotype: Genotype) -> None:
 def write_network(run: Run, network: CellNetwork, name: str = "network.pt") -> None:
     """Write a network to the run directory, see `isnas.save_network`."""
     on_first(lambda: save_network(network, run.directory / name, run.config["data"]))
+
+
+def keeper(run: Run, part: str) -> Callable[[tuple[Exhibit, ...]], None]:
+    """Return what writes to the run directory what the test of a part's network shows beside its measure."""
+
+    def keep(shown: tuple[Exhibit, ...]) -> None:
+        if shown:
+            path = run.directory / f"{EXAMINATION}{part}.json"
+            on_first(lambda: write_json(path, exhibits.to_json(shown)))
+
+    return keep
 
 
 def composed(

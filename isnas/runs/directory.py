@@ -6,6 +6,7 @@
     codes/             NNNNNN.npz: the sparse codes at every recovery; matrices.npz: the measurement matrices
     checkpoints/       NNNNNNNN.pt: the last two
     results.json       results of the stages that are done, and of the run
+    examination-*.json what the test of a part's network shows beside its measure
     genotype.json, network.pt (a state dict), network.json (how to build it), cells.svg
 
 `isnas.runs.records` reads it.
@@ -43,6 +44,8 @@ from ..runtime.options import Composition
 from ..runtime.processes import processes
 
 CHECKPOINTS_KEPT = 2
+EXAMINATION = "examination-"
+"""What the name of a file with exhibits of a part's test begins with."""
 LOCK = "lock"
 """Name of the file whose lock the writing process has."""
 

@@ -26,9 +26,11 @@ from ..runtime.files import is_locked, read_json
 from ..spaces import from_json
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
+from ..tasks import exhibits
 from ..tasks.base import Measure
+from ..tasks.exhibits import Exhibit
 from ..tasks.registry import TASKS
-from .directory import LOCK, RECOVERY_SCALARS
+from .directory import EXAMINATION, LOCK, RECOVERY_SCALARS
 
 Columns = dict[str, np.ndarray]
 """A table by columns, all of one length."""
@@ -201,6 +203,20 @@ class RunRecord:
         if not isinstance(results, dict) or not all(isinstance(r, dict) for r in results.values()):
             raise UserError(f"{path} does not hold results by the names of parts")
         return results
+
+    @cached_property
+    def exhibits(self) -> dict[str, tuple[Exhibit, ...]]:
+        """What tests have shown beside their measures, by part; of parts whose task shows nothing there is none."""
+        found = {}
+        for part in self.results:
+            path = self.directory / f"{EXAMINATION}{part}.json"
+            if "/" in part or not path.is_file():
+                continue
+            try:
+                found[part] = exhibits.from_json(read_json(path))
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+        return found
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
+from .exhibits import Exhibit
 
 
 @dataclass(frozen=True)
@@ -400,6 +401,22 @@ class Task(ABC):
 
         Several processes share the work.
         """
+
+    def examine(
+        self, network: nn.Module, data: Any, feed: Feed
+    ) -> tuple[dict[str, float], tuple[Exhibit, ...]]:
+        """Return what `test` returns, and what else the test shows to people; by default nothing.
+
+        Parameters
+        ----------
+        network : nn.Module
+            A discrete network.
+        data
+            The data set that the feed is of.
+        feed : Feed
+            That of `test_feed`.
+        """
+        return self.test(network, feed), ()
 
     @abstractmethod
     def shared_score(

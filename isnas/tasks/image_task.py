@@ -19,7 +19,9 @@ from ..runtime.options import BaseOptions
 from ..runtime.processes import share_state, summed
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
+from .exhibits import Exhibit
 from .images import Batches, Dataset, LazyImages, check_batches, load_dataset, split_indices
+from .images.examination import Examination
 from .images.inspection import FolderInspection, inspect_folder
 
 TINY_SIDE = 16
@@ -206,10 +208,12 @@ class ImageTask(Task):
 
     def without_test(self, data: Dataset) -> Dataset:
         images = data.test_images
-        none = (
+        none: Any = (
             dataclasses.replace(images, paths=()) if isinstance(images, LazyImages) else images[:0]
         )
-        return dataclasses.replace(data, test_images=none, test_labels=data.test_labels[:0])
+        return dataclasses.replace(
+            data, test_images=none, test_labels=data.test_labels[:0], test_paths=None
+        )
 
     def check_fits(self, network: CellNetwork, data: Dataset) -> None:
         wanted = (network.options.in_channels, network.options.classes)
@@ -359,16 +363,31 @@ class ImageTask(Task):
     ) -> Tensor:
         return network(batch[0], coefficients)
 
-    @torch.no_grad()
     def test(self, network: CellNetwork, feed: Batches) -> dict[str, float]:
+        return self._tested(network, feed)
+
+    def examine(
+        self, network: CellNetwork, data: Dataset, feed: Batches
+    ) -> tuple[dict[str, float], tuple[Exhibit, ...]]:
+        examination = Examination(data)
+        found = self._tested(network, feed, examination)
+        return found, examination.exhibits()
+
+    @torch.no_grad()
+    def _tested(
+        self, network: CellNetwork, feed: Batches, examination: Examination | None = None
+    ) -> dict[str, float]:
+        """Return what the test gives; let an examination see the answers, too."""
         share_state(network)  # statistics that each process has gathered for itself
         was_training = network.training
         network.eval()
         right = loss = torch.zeros((), device=feed.device)
-        for x, y in feed.epoch(0):
+        for step, (x, y) in enumerate(feed.epoch(0)):
             if len(y) == 0:  # fewer images than processes
                 continue
             logits = network(x)
+            if examination is not None:
+                examination.add(logits, y, feed.positions(step))
             right = right + (logits.argmax(1) == y).sum()
             loss = loss + F.cross_entropy(logits, y, reduction="sum")
         network.train(was_training)

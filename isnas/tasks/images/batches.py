@@ -166,6 +166,13 @@ class Batches:
         """Number of images in the smallest batch, of all parts together."""
         return min(self.batch_size, len(self.indices) - (self._steps - 1) * self.batch_size)
 
+    def positions(self, step: int) -> Tensor:
+        """Return which images of the split this process gets in a step, where they are not shuffled: (B,) int64."""
+        if self.shuffle:
+            raise ValueError("shuffled images have other positions in each epoch")
+        indices = self.indices[step * self.batch_size : (step + 1) * self.batch_size]
+        return indices[part_of(len(indices), *self.part)]
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch, from step `start` on.
 

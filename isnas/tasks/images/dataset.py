@@ -11,6 +11,7 @@ from torch import Tensor
 from .augmentation import Augmentation
 from .decoding import Images
 from .fingerprint import fingerprint_of
+from .folders import Paths
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Dataset:
         How training images are cropped, see `load_dataset`.
     colour_jitter : float
         How much their colours are varied, see `load_dataset`.
+    test_paths : Paths or None
+        The files of the test images; None where they come from no folder.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Dataset:
     cutout: int = 0
     crop: str = "pad"
     colour_jitter: float = 0.0
+    test_paths: Paths | None = None
 
     @property
     def channels(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...runtime.errors import UserError
 from .dataset import Dataset
 from .decoding import MODES, Colour, Images, LazyImages, decode, shape_of
-from .folders import LAYOUT, Split, find_images, printable, warn_of_oddities
+from .folders import LAYOUT, Paths, Split, find_images, printable, warn_of_oddities
 from .statistics import channel_statistics, spread
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -250,7 +250,7 @@ def _folder(
     if test_only:
         train = train.empty()
     lazy = is_lazy(len(train.paths) + len(test.paths), image_size, colour, crop, memory_budget)
-    (train_images, train_labels), (test_images, test_labels) = (
+    (train_images, train_labels, _), (test_images, test_labels, test_paths) = (
         _read(part, image_size, crop, colour, lazy, skip) for part in (train, test)
     )
     channels = train_images.shape[1]
@@ -269,6 +269,7 @@ def _folder(
         cutout=0 if crop == "resized" else image_size // 2,
         crop=crop,
         colour_jitter=colour_jitter,
+        test_paths=test_paths,
     )
 
 
@@ -307,17 +308,18 @@ def default_size(paths: Sequence[str]) -> int:
 
 def _read(
     split: Split, image_size: int, crop: str, colour: Colour, lazy: bool, skip: bool
-) -> tuple[Images, Tensor]:
-    """Return a split's images and labels."""
+) -> tuple[Images, Tensor, Paths]:
+    """Return a split's images, their labels and their files."""
     counts = torch.tensor(split.counts)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     if lazy:
         starts = tuple((counts.cumsum(0) - counts).tolist()) if skip else None
-        return LazyImages(split.paths, image_size, crop, starts, colour), labels
+        return LazyImages(split.paths, image_size, crop, starts, colour), labels, split.paths
     images, kept = decode(split.paths, image_size, colour=colour, skip=skip)
     labels = labels[kept]
     left = labels.bincount(minlength=len(counts))
     for each, before, after in zip(split.classes, split.counts, left.tolist(), strict=True):
         if before and not after:
             raise UserError(f"no readable images in {printable(split.place / each)}")
-    return images, labels
+    left_out = len(kept) < len(split.paths)
+    return images, labels, split.paths.select(kept.tolist()) if left_out else split.paths
