@@ -88,7 +88,7 @@ def gallery(items: Iterable[tuple[bytes, str]]) -> str:
     """Return PNG files as small pictures in the page, side by side, each with its text."""
     entries = [
         f'<li><img src="data:image/png;base64,{base64.b64encode(png).decode()}" '
-        f'alt="{escape(text)}">{escape(text)}</li>'
+        f'alt="{escape(text)}">{escape(text).replace(" %", "&nbsp;%")}</li>'
         for png, text in items
     ]
     return f'<ul class="pictures">{chr(10).join(entries)}</ul>'

@@ -15,6 +15,7 @@ from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
 from .networks.registry import build_network, build_supernet
+from .runs.listing import list_runs
 from .runs.loop import Interrupted
 from .runs.records import RunRecord, Trajectory
 from .runs.saved import load_network, save_network
@@ -67,6 +68,7 @@ __all__ = [
     "evaluate",
     "fold",
     "get_space",
+    "list_runs",
     "load_dataset",
     "load_network",
     "resume",

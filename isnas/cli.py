@@ -20,6 +20,7 @@ from .commands.search import ONE_STAGE, TWO_STAGE
 from .comparison.compare import compare, comparison_schema
 from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
+from .runs.listing import list_runs, table_of
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
 from .runtime.errors import UserError, suggestion
@@ -38,6 +39,7 @@ COMMANDS = {
     "compare": "Compare methods on one data set: same space, sizes and budget, one referee.",
     "draw": "Draw the cells of a genotype.",
     "report": "Make one HTML page of a run: results and figures.",
+    "list": "List runs: what each is, whether it is finished, its result and its age.",
     "check-data": "Read a folder of images and say what would be trained on, and what would stop it.",
     "resume": "Go on with a run that was broken off.",
 }
@@ -253,6 +255,13 @@ def _add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
 
 
+def _add_list(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", default="runs", help="where to look (default runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
 def _add_check_data(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("data", metavar="DIR", help="the data, such as a folder of images")
     space = _space_of(words)
@@ -281,6 +290,7 @@ _ADD = {
     "compare": _add_compare,
     "draw": _add_draw,
     "report": _add_report,
+    "list": _add_list,
     "check-data": _add_check_data,
     "resume": _add_resume,
 }
@@ -342,6 +352,13 @@ def _space_given(arguments: dict[str, Any]) -> Space:
 def _run(arguments: dict[str, Any]) -> int:
     """Do what the arguments say and return the exit status."""
     command = arguments.pop("command")
+    if command == "list":
+        runs = list_runs(arguments["directory"])
+        if arguments["json"]:
+            print(json.dumps([run.to_json() for run in runs], indent=1))
+        else:
+            print("\n".join(table_of(runs)) if runs else f"no runs in {arguments['directory']}")
+        return 0
     if command == "check-data":
         return _check_data(arguments)
     if command == "draw":
