@@ -15,8 +15,8 @@ from ..tasks.base import Inspection
 from ..tasks.registry import task_of
 from .search import TWO_STAGE
 
-IRRELEVANT = ("data_root", "download")
-"""Options of data that are for named data sets only."""
+IRRELEVANT = ("data_root", "download", "colour_jitter", "validate")
+"""Options of data that are for named data sets only, or that leave what is found as it is."""
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ class Training(Stage):
             regularization=recipe.regularization,
         )
         task.check_feed(self.network, self.feed, data)
+        self.validation = task.validation_feed(data, recipe.optimizer, device)
 
     @property
     def epochs(self) -> int:
@@ -219,6 +220,11 @@ class Training(Stage):
         loss.backward()
         self.weights.update()
         return named("train", metrics)
+
+    def end_epoch(self, run: Any) -> dict[str, Any]:
+        if self.validation is None:
+            return {}
+        return self.task.validated(self.network, self.validation)
 
     def stateful(self) -> dict[str, Any]:
         return {**self.weights.stateful(), **carried(feed=self.feed)}

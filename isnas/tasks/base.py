@@ -326,6 +326,17 @@ class Task(ABC):
     def test_feed(self, data: Any, optimizer: OptimizerOptions, device: torch.device) -> Feed:
         """Return what is held out for the test, as it is, in batches."""
 
+    def validation_feed(
+        self, data: Any, optimizer: OptimizerOptions, device: torch.device
+    ) -> Feed | None:
+        """Return what is held out of the training to be tested after every epoch, in batches; None where nothing is."""
+        return None
+
+    def validated(self, network: nn.Module, feed: Feed) -> dict[str, float]:
+        """Return what `test` returns, as metrics of an epoch: ``valid_<measure>`` and ``valid_loss``."""
+        found = self.test(network, feed)
+        return {f"valid_{name.removeprefix('test_')}": value for name, value in found.items()}
+
     @abstractmethod
     def regularize(
         self,

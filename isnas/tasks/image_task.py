@@ -58,11 +58,14 @@ class ImageOptions(BaseOptions):
         Whether training images are mirrored at random; mirrored text, arrows or digits are other things.
     split : float or None
         Share of a directory's images to train on, in each class, where it holds none out for the test: --split 0.8.
+    validate : float
+        Share of each class's training images that nothing is trained on, and a network being trained is tested on after
+        every epoch; always the same images; 0: none.
     """
 
-    least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0}
+    least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0, "validate": 0}
     above_zero: ClassVar[tuple[str, ...]] = ("split",)
-    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "split")
+    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "split", "validate")
     incidental: ClassVar[tuple[str, ...]] = ("data_root", "download")
 
     data: str = "digits"
@@ -75,6 +78,7 @@ class ImageOptions(BaseOptions):
     colour: Literal["rgb", "grey"] = "rgb"
     flip: bool = True
     split: float | None = None
+    validate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class ImageTask(Task):
             colour=options.colour,
             flip=options.flip,
             split=options.split,
+            validate=options.validate,
             test_only=test_only,
         )
 
@@ -153,7 +158,14 @@ class ImageTask(Task):
             **({} if data.crop == "pad" else {"crop": data.crop}),
             **({} if options.colour == "rgb" else {"colour": options.colour}),
             **({} if options.split is None else {"split": options.split}),
+            **self._held_out(data, options),
         }
+
+    @staticmethod
+    def _held_out(data: Dataset, options: ImageOptions) -> dict[str, Any]:
+        if data.valid_labels is None:
+            return {}
+        return {"validate": options.validate, "valid": len(data.valid_labels)}
 
     def to(self, data: Dataset, device: torch.device) -> Dataset:
         return data.to(device)
@@ -187,7 +199,10 @@ class ImageTask(Task):
         return dataclasses.replace(data, mean=tuple(saved["mean"]), std=tuple(saved["std"]))
 
     def in_words(self, data: Dataset) -> str:
-        amounts = f"{len(data.train_labels)} training and {len(data.test_labels)} test images"
+        valid = "" if data.valid_labels is None else f", {len(data.valid_labels)} validation"
+        amounts = (
+            f"{len(data.train_labels)} training{valid} and {len(data.test_labels)} test images"
+        )
         size = f"{data.size[0]}x{data.size[1]} pixels"
         return f"{data.name}: {amounts} of {size}, {len(data.classes)} classes"
 
@@ -311,6 +326,13 @@ class ImageTask(Task):
         self, data: Dataset, optimizer: OptimizerOptions, device: torch.device
     ) -> Batches:
         return Batches(data, "test", batch_size=4 * optimizer.batch_size, device=device)
+
+    def validation_feed(
+        self, data: Dataset, optimizer: OptimizerOptions, device: torch.device
+    ) -> Batches | None:
+        if data.valid_labels is None:
+            return None
+        return Batches(data, "valid", batch_size=4 * optimizer.batch_size, device=device)
 
     @staticmethod
     def _halves(data: Dataset, seed: int) -> tuple[Tensor, Tensor]:

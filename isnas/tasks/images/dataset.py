@@ -35,6 +35,8 @@ class Dataset:
         How training images are cropped, see `load_dataset`.
     colour_jitter : float
         How much their colours are varied, see `load_dataset`.
+    valid_images, valid_labels : Images and Tensor, or None
+        Images that are held out of the training data and tested after every epoch, see `hold_out`.
     test_paths : Paths or None
         The files of the test images; None where they come from no folder.
     """
@@ -52,6 +54,8 @@ class Dataset:
     crop: str = "pad"
     colour_jitter: float = 0.0
     test_paths: Paths | None = None
+    valid_images: Images | None = None
+    valid_labels: Tensor | None = None
 
     @property
     def channels(self) -> int:
@@ -109,7 +113,7 @@ class Dataset:
         """
         stores = {
             name: store.to(device)
-            for name in ("train_images", "test_images")
+            for name in ("train_images", "test_images", "valid_images", "valid_labels")
             if isinstance(store := getattr(self, name), Tensor)
         }
         return replace(

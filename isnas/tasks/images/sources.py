@@ -17,6 +17,7 @@ from ...runtime.errors import UserError
 from .dataset import Dataset
 from .decoding import MODES, Colour, Images, LazyImages, decode, shape_of
 from .folders import LAYOUT, Paths, Split, find_images, printable, warn_of_oddities
+from .holding_out import hold_out
 from .statistics import channel_statistics, spread
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -42,6 +43,7 @@ def load_dataset(
     corrupt: str = "refuse",
     split: float | None = None,
     split_seed: int = 0,
+    validate: float = 0.0,
     test_only: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a folder of images.
@@ -97,6 +99,10 @@ def load_dataset(
         out for the test; the others are held out. Which ones these are depends on `split_seed` and
         on the files' paths below the folder.
     split_seed : int
+        Also of `validate`.
+    validate : float
+        Share of each class's training images that are held out of the training, to be tested after
+        every epoch (`isnas.tasks.images.holding_out`); 0: none.
     test_only : bool
         Whether only the test images are wanted. Then a folder's training images are not looked
         for, but for their size where `image_size` is not given: there are none in the data set,
@@ -155,6 +161,8 @@ def load_dataset(
             split_seed=split_seed,
             test_only=test_only,
         )
+    if validate and not test_only:
+        dataset = hold_out(dataset, validate, split_seed)
     return replace(dataset, flip=dataset.flip and flip)
 
 
