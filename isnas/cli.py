@@ -16,8 +16,11 @@ from typing import Any, NoReturn, TextIO
 from . import __version__, spaces
 from .commands import RunResult, evaluate, resume, search, test_saved, train_further
 from .commands.check_data import IRRELEVANT, check_data, check_schema
-from .commands.search import ONE_STAGE, TWO_STAGE
+from .commands.evaluate import evaluation_job, further_job
+from .commands.run import Job
+from .commands.search import ONE_STAGE, TWO_STAGE, search_job
 from .comparison.compare import compare, comparison_schema
+from .comparison.seeds import repeat
 from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
 from .runs.listing import list_runs, table_of
@@ -171,6 +174,21 @@ def _add_out(parser: argparse.ArgumentParser, name: str, more: str = "") -> None
     parser.add_argument("--quiet", action="store_true", help="print the results only")
 
 
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="do it with N seeds, from --seed on, in DIR/seed-0, ...; the same command goes on",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="with --seeds: runs at a time (default 1)",
+    )
+
+
 def _add_search(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     space = _space_of(words)
     method = _peeked(words, "--method") or TWO_STAGE
@@ -182,6 +200,7 @@ def _add_search(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         help=f"the method (default {TWO_STAGE}); --help shows the options of the one that is named",
     )
     _add_out(parser, "search")
+    _add_seeds(parser)
     if method in METHODS:
         _add_schema(parser, method_named(method, space).schema(space))
 
@@ -190,6 +209,7 @@ def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     space = _space_of(words)
     _add_space(parser, space)
     _add_out(parser, "train")
+    _add_seeds(parser)
     _add_schema(parser, method_named(ONE_STAGE, space).schema(space))
 
 
@@ -205,6 +225,7 @@ def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="test this network.pt; with --epochs train it further first",
     )
     _add_out(parser, "evaluate")
+    _add_seeds(parser)
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
     space = _space_of(())
     if "--help" not in words and "-h" not in words:
@@ -389,9 +410,14 @@ def _run(arguments: dict[str, Any]) -> int:
         directory = arguments.pop("run")
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
         return 0
-    several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
-    arguments |= several
+    arguments |= {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
     common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
+    several = arguments.pop("seeds", None)
+    jobs = arguments.pop("jobs", None) if command != "compare" else None
+    if jobs is not None and several is None:
+        raise UserError("--jobs is for several seeds: give --seeds, too")
+    if several is not None and command in ("search", "train", "evaluate"):
+        return _repeat(_job_of(command, common.pop("preset"), arguments), several, jobs, common)
     if command == "evaluate":
         result = _evaluate(common, arguments)
     else:
@@ -404,6 +430,40 @@ def _run(arguments: dict[str, Any]) -> int:
     if result is not None:
         _show(result, sys.stdout)
     return 0
+
+
+def _job_of(command: str, preset: str, arguments: dict[str, Any]) -> Job:
+    """Return what a command is to do, for several seeds."""
+    if command == "evaluate":
+        name, network = arguments.pop("genotype"), arguments.pop("network")
+        if network is None:
+            genotype = Genotype.load(name)
+            options = evaluation_schema(genotype.space).compose(preset, **arguments)
+            return evaluation_job(genotype, options)
+        if "epochs" not in arguments:
+            raise UserError("--seeds: a test has no seed; give --epochs to train further")
+        _take_saved(network, arguments)
+        return further_job(network, preset, arguments)
+    space = _space_given(arguments)
+    method = arguments.pop("method", ONE_STAGE)
+    schema = method_named(method, space).schema(space)
+    return search_job(method, space, schema.compose(preset, **arguments))
+
+
+def _repeat(job: Job, seeds: int, jobs: int | None, common: dict[str, Any]) -> int:
+    """Do a job with several seeds and print what they come to; return the exit status: 1 when some failed."""
+    out, progress = common["out"], common["progress"]
+    result = repeat(job, seeds, out, jobs=1 if jobs is None else jobs, progress=progress)
+    print(result.table)
+    files = ["seeds.json", "table.md"]
+    if result.summary["means"]:
+        # the figures stand above the library, as this command does
+        from figures.seeds import write_figure
+
+        write_figure(result.directory, result.directory / "seeds.svg")
+        files.append("seeds.svg")
+    print(f"written to {result.directory}: {', '.join(files)}")
+    return 1 if result.failed else 0
 
 
 def _check_data(arguments: dict[str, Any]) -> int:
@@ -419,15 +479,20 @@ def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | 
     genotype, network = arguments.pop("genotype"), arguments.pop("network")
     if network is None:
         return evaluate(Genotype.load(genotype), **common, **arguments)
-    task = task_of(load_network(network).space)
-    for name, value in task.options_of_saved(saved_data(network), arguments).items():
-        arguments.setdefault(name, value)
+    _take_saved(network, arguments)
     if "epochs" in arguments:
         return train_further(network, **common, **arguments)
     if common["out"] is not None:
         raise UserError("--out: a test writes nothing; give --epochs to train further")
     _only_test(network, arguments, common["progress"])
     return None
+
+
+def _take_saved(network: str, arguments: dict[str, Any]) -> None:
+    """Complete arguments by what a saved network knows of its data."""
+    task = task_of(load_network(network).space)
+    for name, value in task.options_of_saved(saved_data(network), arguments).items():
+        arguments.setdefault(name, value)
 
 
 def _compare(space: Space, common: dict[str, Any], arguments: dict[str, Any]) -> None:
@@ -489,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     comparing = words[:1] == ["compare"]
+    several = comparing or any(word.partition("=")[0] == "--seeds" for word in words)
     warnings.showwarning = _show_warning
     try:
         given = _parsed(words)
@@ -501,7 +567,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Interrupted as stopped:
         directory = shlex.quote(str(stopped.directory))
         how = f"go on with: isnas resume {directory}"
-        if comparing:
+        if several:
             how = f"the same command goes on with --out {directory}"
         if processes() > 1:
             how += f", by torchrun with {processes()} processes again"

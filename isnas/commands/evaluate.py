@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def train_further(
     **values: Any,
 ) -> RunResult:
     """Train a saved network further and test it; its shape is its own. See `isnas.search` for the other arguments."""
+    return start(further_job(path, preset, values), out, progress)
+
+
+def further_job(path: str | Path, preset: str, values: Mapping[str, Any]) -> Job:
+    """Return the job of training a saved network further, with a preset's options and values by name."""
     network = load_network(path)
     genotype = Genotype.of(network)
     schema = evaluation_schema(genotype.space)
@@ -66,7 +72,7 @@ def train_further(
         raise UserError(f"{min(given)} is the network's own: leave it out")
     options = schema.compose(preset, **{**values, **own})
     check_auxiliary(network, options, path)
-    return start(evaluation_job(genotype, options, Path(path).resolve()), out, progress)
+    return evaluation_job(genotype, options, Path(path).resolve())
 
 
 def evaluation_job(genotype: Genotype, options: Composition, network: Path | None = None) -> Job:

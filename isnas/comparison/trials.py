@@ -10,7 +10,7 @@ cluster. A trial that is a whole run has a run directory of its own, and goes on
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def run_trials(
     missing = [trial for trial in trials if not rows.has(*trial[:width])]
     if len(missing) < len(trials):
         progress.say(f"{len(trials) - len(missing)} of {len(trials)} trials are done already")
-    for done, result in enumerate(_results(function, missing, jobs), 1):
+    for done, result in enumerate(side_by_side(function, missing, jobs), 1):
         row = result if finish is None else finish(result)
         rows.append(row)
         write_atomically(directory / TABLE, table(rows.rows, about))
@@ -76,24 +76,28 @@ def run_trials(
         write_atomically(directory / TABLE, table(rows.rows, about))
 
 
-def _results(
-    function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
+def side_by_side(
+    function: Callable[..., Row], trials: Iterable[tuple[Any, ...]], jobs: int
 ) -> Iterator[Row]:
-    """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together."""
+    """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together.
+
+    A trial is taken from `trials` when there is a place for it, not before: they can come to an end early.
+    """
     import joblib
 
-    calls = [joblib.delayed(function)(*trial) for trial in trials]
+    calls = (joblib.delayed(function)(*trial) for trial in trials)
     backend, _ = joblib.parallel.get_active_backend()
     if backend.supports_return_generator:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
-            calls
-        )
+        yield from joblib.Parallel(
+            n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+        )(calls)
         return
+    calls = list(calls)
     for first in range(0, len(calls), jobs):
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[first : first + jobs])
 
 
-def run_or_resume(job: Job, out: str | Path) -> RunResult:
+def run_or_resume(job: Job, out: str | Path, progress: Progress | None = None) -> RunResult:
     """Start a job in `out`, or go on with the run that is there; one that is finished is only read.
 
     Parameters
@@ -102,6 +106,7 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
         See `isnas.commands.search.search_job` and `isnas.commands.evaluate.evaluation_job`.
     out : path
         The run directory. One in which no run has begun yet is made anew.
+    progress : Progress, optional
 
     Raises
     ------
@@ -111,8 +116,26 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
     out = Path(out)
     if not (out / "config.json").exists():
         shutil.rmtree(out, ignore_errors=True)
-        return start(job, out, None)
+        return start(job, out, progress)
+    check_same(job, out)
+    return resume(out, device=job.options.runtime.device, progress=progress, parts=job.parts)
+
+
+def check_same(job: Job, out: Path) -> None:
+    """Raise a `UserError` when there is a run in `out` that is not this job's."""
+    if not (out / "config.json").exists():
+        return
     there = job_of(Follower(out, read_json(out / "config.json"), {}))
+    for name, wanted, found in (
+        ("command", job.command, there.command),
+        ("space", job.space, there.space),
+        *((name, job.record.get(name), there.record.get(name)) for name in job.record),
+        *((name, None, there.record[name]) for name in there.record if name not in job.record),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"{out} holds a run of another {name}: move it away, or choose another directory"
+            )
     wanted, found = job.options.to_json(), there.options.to_json()
     incidental = job.options.incidental()
     for name, value in wanted.items():
@@ -121,4 +144,3 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
                 f"{out} holds a run with {name} = {found.get(name)!r}, not {value!r}: move it away, or choose another "
                 f"directory"
             )
-    return resume(out, device=job.options.runtime.device, parts=job.parts)
