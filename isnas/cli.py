@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import statistics
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -26,7 +25,7 @@ from .runs.evaluation import evaluation_schema
 from .runs.listing import list_runs, table_of
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
-from .runtime.errors import UserError, suggestion
+from .runtime.errors import UserError, with_suggestion
 from .runtime.options import QUICK, OptionField, Schema
 from .runtime.processes import is_first, joined, once, processes
 from .runtime.progress import Progress
@@ -52,13 +51,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with a suggestion where something known is near."""
 
     def error(self, message: str) -> NoReturn:
-        known: Iterable[str] = self._option_string_actions
-        word = re.match(r"unrecognized arguments: (-\S+)", message)
-        if word is None:
-            word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-            known = re.findall(r"[\w-]+", word[2]) if word else ()
-        if word is not None:
-            message += suggestion(word[1].partition("=")[0], known)
+        message = with_suggestion(message, self._option_string_actions)
         text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
         self.exit(2, text if once(text) else None)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...runtime.errors import UserError
+from ...runtime.errors import UserError, suggestion
 from .dataset import Dataset
 from .decoding import MODES, Colour, Images, LazyImages, decode, shape_of
 from .folders import LAYOUT, Paths, Split, find_images, printable, warn_of_oddities
@@ -287,7 +287,7 @@ def folder_named(name: str) -> Path:
     if not place.is_dir():
         problem = "not a directory" if place.exists() else "no such data set or directory"
         raise UserError(
-            f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
+            f"{problem}: {name}{suggestion(name, NAMES)}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
         )
     return place
 

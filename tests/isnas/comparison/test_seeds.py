@@ -187,16 +187,19 @@ def test_it_is_interrupted_and_goes_on_to_the_same_results(tmp_path: Path, jobs:
     begun = subprocess.Popen(
         command, start_new_session=True, stderr=subprocess.PIPE, env=environment, text=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # the machine may be busy
     first = tmp_path / "out" / "seed-0" / "metrics.jsonl"
-    while not (first.exists() and '"epoch": 1' in first.read_text()):
-        assert begun.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(begun.pid, signal.SIGINT)  # as a terminal does
-    _, said = begun.communicate(timeout=120)
+    try:
+        while not (first.exists() and '"epoch": 1' in first.read_text()):
+            assert begun.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(begun.pid, signal.SIGINT)  # as a terminal does
+        _, said = begun.communicate(timeout=600)
+    finally:
+        begun.kill()
     assert begun.returncode == 130 and "the same command goes on" in said, said
     assert not (tmp_path / "out" / "seeds.json").exists()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     isnas.evaluate("ISTA_onestage", out=tmp_path / "whole", **{**SMALL, "epochs": 6})
     for name in ("metrics.jsonl", "results.json"):
