@@ -32,6 +32,7 @@ from .tasks.images import Dataset, load_dataset
 
 if TYPE_CHECKING:
     from .drawing import draw_cells
+    from .estimator import ImageClassifier
 
 __all__ = [
     "DARTS_SPACE",
@@ -48,6 +49,7 @@ __all__ = [
     "Dataset",
     "Edge",
     "Genotype",
+    "ImageClassifier",
     "Interrupted",
     "Place",
     "Progress",
@@ -80,9 +82,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what draws only when it is asked for: its library takes a second."""
+    """Import what draws, or needs scikit-learn, only when it is asked for: their libraries take a second."""
     if name == "draw_cells":
         from .drawing import draw_cells
 
         return draw_cells
+    if name == "ImageClassifier":
+        from .estimator import ImageClassifier
+
+        return ImageClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

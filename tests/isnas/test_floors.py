@@ -22,6 +22,7 @@ FLOORS = (
     "runs",
     "searches",
     "commands",
+    "estimator",
     "comparison",
     "cli",
     "__main__",

@@ -31,8 +31,8 @@ class Dataset:
         Whether a mirrored image still belongs to its class.
     cutout : int
         Side of the cut-out square that suits these images, in pixels; 0: none.
-    crop : {"pad", "resized"}
-        How training images are cropped, see `load_dataset`.
+    crop : {"pad", "resized", "whole"}
+        How training images are cropped, see `load_dataset`; whole: not at all.
     colour_jitter : float
         How much their colours are varied, see `load_dataset`.
     valid_images, valid_labels : Images and Tensor, or None
@@ -81,7 +81,7 @@ class Dataset:
         """
         resized = self.crop == "resized"
         return Augmentation(
-            padding=0 if resized else self.size[0] // 8,
+            padding=self.size[0] // 8 if self.crop == "pad" else 0,
             flip=self.flip and flip,
             cutout=self.cutout if cutout is None else cutout,
             resized=resized,
