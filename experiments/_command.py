@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol
 from isnas.comparison.rows import Rows, launch_record
 from isnas.comparison.trials import TABLE, Row, run_trials
 from isnas.runs.loop import Interrupted
-from isnas.runtime.errors import UserError
+from isnas.runtime.errors import UserError, with_suggestion
 from isnas.runtime.options import Composition
 from isnas.runtime.progress import Progress
 
@@ -76,6 +76,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit status 2 and one line."""
+        message = with_suggestion(message, self._option_string_actions)
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 from matplotlib.figure import Figure
 
 from isnas.drawing import save_figure
-from isnas.runtime.errors import UserError
+from isnas.runtime.errors import UserError, with_suggestion
 from isnas.runtime.files import check_output
 
 
@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit status 2 and one line."""
+        message = with_suggestion(message, self._option_string_actions)
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 

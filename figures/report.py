@@ -22,7 +22,7 @@ from isnas.runtime.options import Schema
 from isnas.searches.registry import method_named
 from isnas.tasks.base import Measure
 
-from . import cells, compare, freezing, sparsity, training
+from . import cells, compare, exhibits, freezing, sparsity, training
 from ._command import Parser
 from ._page import document, picture, table
 
@@ -67,6 +67,7 @@ def page(run: RunRecord) -> str:
     sections = [
         ("Architecture", _architecture(run)),
         ("Results", _results(run)),
+        *_examinations(run),
         *(_picture(run, *each) for each in _PICTURES),
         ("Configuration", _configuration(run)),
         ("To do it again", _commands(run)),
@@ -146,6 +147,18 @@ def _results(run: RunRecord) -> str:
     hours = sum(float(s) for part in run.parts for s in run.seconds(part) if s == s) / 3600
     spent = f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} seconds"
     return f"{table(rows, header=True, numbers=True)}\n<p>Time of all epochs: {spent}.</p>"
+
+
+def _examinations(run: RunRecord) -> list[tuple[str, str]]:
+    """Return sections with what tests have shown beside their measures, one for each network tested."""
+    several = len(run.exhibits) > 1
+    return [
+        (
+            f"Test of {part}" if several else "Test",
+            "\n".join(exhibits.section(each) for each in shown),
+        )
+        for part, shown in run.exhibits.items()
+    ]
 
 
 def _number(name: str, value: float | None, measure: Measure) -> str:

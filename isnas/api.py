@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .codes.sparse import SparseCode, SparseCodeOptions
-from .commands import RunResult, evaluate, resume, sample, search, train
+from .commands import RunResult, check_data, evaluate, resume, sample, search, train
 from .comparison.compare import Comparison, compare
 from .deployment.classifier import Classifier, Prediction, load_classifier
 from .deployment.export import Exported, export_network
@@ -11,6 +11,7 @@ from .networks.core import CellNetwork, Coefficients
 from .networks.counting import count_multiply_adds, count_parameters
 from .networks.folding import fold
 from .networks.registry import build_network, build_supernet
+from .runs.listing import list_runs
 from .runs.loop import Interrupted
 from .runs.records import RunRecord, Trajectory
 from .runs.saved import load_network, save_network
@@ -27,6 +28,7 @@ from .tasks.images import Dataset, load_dataset
 
 if TYPE_CHECKING:
     from .drawing import draw_cells
+    from .estimator import ImageClassifier
 
 __all__ = [
     "DARTS_SPACE",
@@ -45,6 +47,7 @@ __all__ = [
     "Edge",
     "Exported",
     "Genotype",
+    "ImageClassifier",
     "Interrupted",
     "Place",
     "Prediction",
@@ -58,6 +61,7 @@ __all__ = [
     "UserError",
     "build_network",
     "build_supernet",
+    "check_data",
     "compare",
     "count_multiply_adds",
     "count_parameters",
@@ -66,6 +70,7 @@ __all__ = [
     "export_network",
     "fold",
     "get_space",
+    "list_runs",
     "load_classifier",
     "load_dataset",
     "load_network",
@@ -79,9 +84,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what draws only when it is asked for: its library takes a second."""
+    """Import what draws, or needs scikit-learn, only when it is asked for: their libraries take a second."""
     if name == "draw_cells":
         from .drawing import draw_cells
 
         return draw_cells
+    if name == "ImageClassifier":
+        from .estimator import ImageClassifier
+
+        return ImageClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
+import json
 import shlex
 import statistics
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from . import __version__, spaces
 from .commands import RunResult, evaluate, resume, sample, search, test_saved, train_further
-from .commands.search import ONE_STAGE, TWO_STAGE
+from .commands.check_data import IRRELEVANT, check_data, check_schema
+from .commands.evaluate import evaluation_job, further_job
+from .commands.run import Job
+from .commands.search import ONE_STAGE, TWO_STAGE, search_job
 from .comparison.compare import compare, comparison_schema
+from .comparison.seeds import repeat
 from .runs.directory import LOCK, default_directory
 from .runs.evaluation import evaluation_schema
+from .runs.listing import list_runs, table_of
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
-from .runtime.errors import UserError, printable, suggestion
+from .runtime.errors import UserError, printable, suggestion, with_suggestion
 from .runtime.files import Folder, check_output
 from .runtime.options import QUICK, OptionField, Schema
 from .runtime.processes import is_first, joined, once, processes
@@ -40,6 +45,8 @@ COMMANDS = {
     "report": "Make one HTML page of a run: results and figures.",
     "export": "Write a trained network for other programs: ONNX, torch.export, safetensors.",
     "predict": "Tell what is on images, by a trained network.",
+    "list": "List runs: what each is, whether it is finished, its result and its age.",
+    "check-data": "Read a folder of images and say what would be trained on, and what would stop it.",
     "resume": "Go on with a run that was broken off.",
     "sample": "Write text with a trained language model.",
 }
@@ -52,13 +59,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with a suggestion where something known is near."""
 
     def error(self, message: str) -> NoReturn:
-        known: Iterable[str] = self._option_string_actions
-        word = re.match(r"unrecognized arguments: (-\S+)", message)
-        if word is None:
-            word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-            known = re.findall(r"[\w-]+", word[2]) if word else ()
-        if word is not None:
-            message += suggestion(word[1].partition("=")[0], known)
+        message = with_suggestion(message, self._option_string_actions)
         text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
         self.exit(2, text if once(text) else None)
 
@@ -220,6 +221,21 @@ def _add_out(parser: argparse.ArgumentParser, name: str, more: str = "") -> None
     parser.add_argument("--quiet", action="store_true", help="print the results only")
 
 
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="do it with N seeds, from --seed on, in DIR/seed-0, ...; the same command goes on",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="with --seeds: runs at a time (default 1)",
+    )
+
+
 def _add_search(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     space = _space_of(words)
     method = _peeked(words, "--method") or TWO_STAGE
@@ -231,6 +247,7 @@ def _add_search(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         help=f"the method (default {TWO_STAGE}); --help shows the options of the one that is named",
     )
     _add_out(parser, "search")
+    _add_seeds(parser)
     if method in METHODS:
         _add_schema(parser, method_named(method, space).schema(space))
 
@@ -239,6 +256,7 @@ def _add_train(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     space = _space_of(words)
     _add_space(parser, space)
     _add_out(parser, "train")
+    _add_seeds(parser)
     _add_schema(parser, method_named(ONE_STAGE, space).schema(space))
 
 
@@ -251,6 +269,7 @@ def _add_evaluate(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="test this network.pt, or that of a run; with --epochs train it further first",
     )
     _add_out(parser, "evaluate")
+    _add_seeds(parser)
     genotype, network = _peeked(words, "--genotype"), _peeked(words, "--network")
     space = _space_of(())
     if "--help" not in words and "-h" not in words:
@@ -300,6 +319,25 @@ def _add_draw(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 def _add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's directory")
     parser.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
+
+
+def _add_list(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", default="runs", help="where to look (default runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _add_check_data(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("data", metavar="DIR", help="the data, such as a folder of images")
+    space = _space_of(words)
+    _add_space(parser, space)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    group = parser.add_argument_group("data options")
+    for field in check_schema(space).fields.values():
+        if field.name not in ("data", *IRRELEVANT):
+            _add_option(group, field)
 
 
 def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -400,6 +438,8 @@ _ADD = {
     "report": _add_report,
     "export": _add_export,
     "predict": _add_predict,
+    "list": _add_list,
+    "check-data": _add_check_data,
     "resume": _add_resume,
     "sample": _add_sample,
 }
@@ -449,9 +489,28 @@ def _show(result: RunResult, out: TextIO) -> None:
     print(f"written to {result.directory}: {', '.join(names)}", file=out)
 
 
-def _run(arguments: dict[str, Any]) -> int | None:
-    """Carry out a command; return its exit status where that is not 0."""
+def _space_given(arguments: dict[str, Any]) -> Space:
+    """Take the search space out of the arguments."""
+    parameters = {
+        name.removeprefix("space."): arguments.pop(name)
+        for name in list(arguments)
+        if name.startswith("space.")
+    }
+    return spaces.get(arguments.pop("space"), **parameters)
+
+
+def _run(arguments: dict[str, Any]) -> int:
+    """Do what the arguments say and return the exit status."""
     command = arguments.pop("command")
+    if command == "list":
+        runs = list_runs(arguments["directory"])
+        if arguments["json"]:
+            print(json.dumps([run.to_json() for run in runs], indent=1))
+        else:
+            print("\n".join(table_of(runs)) if runs else f"no runs in {arguments['directory']}")
+        return 0
+    if command == "check-data":
+        return _check_data(arguments)
     if command == "draw":
         from .drawing import draw_cells
 
@@ -462,10 +521,10 @@ def _run(arguments: dict[str, Any]) -> int | None:
         Folder(out.parent).make()
         draw_cells(genotype, out)
         print(f"written to {out}")
-        return None
+        return 0
     if command == "sample":
         print(sample(arguments.pop("run"), **arguments))
-        return None
+        return 0
     if command == "report":
         # the figures stand above the library, as this command does
         from figures.report import write_report
@@ -474,40 +533,38 @@ def _run(arguments: dict[str, Any]) -> int | None:
         if out is not None:
             check_output(out)
         print(f"written to {write_report(arguments['run'], out)}")
-        return None
+        return 0
     if command == "export":
         _export(**arguments)
-        return None
+        return 0
     progress = Progress(arguments.pop("quiet"))
     if command == "predict":
         return _predict(progress, **arguments)
     if command == "resume":
         directory = arguments.pop("run")
         _show(resume(directory, progress=progress, **arguments), sys.stdout)
-        return None
-    several = {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
-    arguments |= several
+        return 0
+    arguments |= {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
     common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
+    several = arguments.pop("seeds", None)
+    jobs = arguments.pop("jobs", None) if command != "compare" else None
+    if jobs is not None and several is None:
+        raise UserError("--jobs is for several seeds: give --seeds, too")
+    if several is not None and command in ("search", "train", "evaluate"):
+        return _repeat(_job_of(command, common.pop("preset"), arguments), several, jobs, common)
     if command == "evaluate":
         result = _evaluate(common, arguments)
     else:
         arguments.pop("task", None)
-        space = spaces.get(
-            arguments.pop("space"),
-            **{
-                name.removeprefix("space."): arguments.pop(name)
-                for name in list(arguments)
-                if name.startswith("space.")
-            },
-        )
+        space = _space_given(arguments)
         if command == "compare":
             _compare(space, common, arguments)
-            return None
+            return 0
         method = arguments.pop("method", ONE_STAGE)
         result = search(method, space, **common, **arguments)
     if result is not None:
         _show(result, sys.stdout)
-    return None
+    return 0
 
 
 def _predict(progress: Progress, network: str, images: list[str], **options: Any) -> int:
@@ -543,6 +600,53 @@ def _refuse_several(command: str) -> None:
         raise UserError(f"{command} is not for torchrun: one process does it")
 
 
+def _job_of(command: str, preset: str, arguments: dict[str, Any]) -> Job:
+    """Return what a command is to do, for several seeds."""
+    if command == "evaluate":
+        name, network = arguments.pop("genotype"), arguments.pop("network")
+        space = arguments.pop("space")
+        if network is None:
+            genotype = _genotype(name, space)
+            options = evaluation_schema(genotype.space).compose(preset, **arguments)
+            return evaluation_job(genotype, options)
+        if space is not None:
+            raise UserError("--space is a genotype's: a network knows its own")
+        if "epochs" not in arguments:
+            raise UserError("--seeds: a test has no seed; give --epochs to train further")
+        _take_saved(network, arguments)
+        return further_job(network, preset, arguments)
+    arguments.pop("task", None)
+    space = _space_given(arguments)
+    method = arguments.pop("method", ONE_STAGE)
+    schema = method_named(method, space).schema(space)
+    return search_job(method, space, schema.compose(preset, **arguments))
+
+
+def _repeat(job: Job, seeds: int, jobs: int | None, common: dict[str, Any]) -> int:
+    """Do a job with several seeds and print what they come to; return the exit status: 1 when some failed."""
+    out, progress = common["out"], common["progress"]
+    result = repeat(job, seeds, out, jobs=1 if jobs is None else jobs, progress=progress)
+    print(result.table)
+    files = ["seeds.json", "table.md"]
+    if result.summary["means"]:
+        # the figures stand above the library, as this command does
+        from figures.seeds import write_figure
+
+        write_figure(result.directory, result.directory / "seeds.svg")
+        files.append("seeds.svg")
+    print(f"written to {result.directory}: {', '.join(files)}")
+    return 1 if result.failed else 0
+
+
+def _check_data(arguments: dict[str, Any]) -> int:
+    progress = Progress(arguments.pop("quiet"))
+    as_json = arguments.pop("json")
+    space = _space_given(arguments)
+    found = check_data(arguments.pop("data"), space, progress=progress, **arguments)
+    print(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+    return 1 if found.problems else 0
+
+
 def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | None:
     genotype, network = arguments.pop("genotype"), arguments.pop("network")
     space = arguments.pop("space")
@@ -550,15 +654,20 @@ def _evaluate(common: dict[str, Any], arguments: dict[str, Any]) -> RunResult | 
         return evaluate(_genotype(genotype, space), **common, **arguments)
     if space is not None:
         raise UserError("--space is a genotype's: a network knows its own")
-    task = task_of(load_network(network).space)
-    for name, value in task.options_of_saved(saved_data(network), arguments).items():
-        arguments.setdefault(name, value)
+    _take_saved(network, arguments)
     if "epochs" in arguments:
         return train_further(network, **common, **arguments)
     if common["out"] is not None:
         raise UserError("--out: a test writes nothing; give --epochs to train further")
     _only_test(network, arguments, common["progress"])
     return None
+
+
+def _take_saved(network: str, arguments: dict[str, Any]) -> None:
+    """Complete arguments by what a saved network knows of its data."""
+    task = task_of(load_network(network).space)
+    for name, value in task.options_of_saved(saved_data(network), arguments).items():
+        arguments.setdefault(name, value)
 
 
 def _compare(space: Space, common: dict[str, Any], arguments: dict[str, Any]) -> None:
@@ -608,7 +717,8 @@ def _genotype_of(arguments: dict[str, Any]) -> Genotype:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    It is 0, or 1 where some of several images could not be read, 2 after a user's mistake, 130 when interrupted.
+    0: done; 1: what was checked is not fine, or some of several images could not be read; 2: a user's mistake; 130:
+    interrupted.
     """
     try:
         with joined():
@@ -621,6 +731,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     comparing = words[:1] == ["compare"]
+    several = comparing or any(word.partition("=")[0] == "--seeds" for word in words)
     warnings.showwarning = show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -628,14 +739,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         given = _parsed(words)
         if comparing:
             given["words"] = words
-        return _run(given) or 0
+        return _run(given)
     except UserError as error:
         _complain(f"isnas: error: {error}")
         return 2
     except Interrupted as stopped:
         directory = shlex.quote(str(stopped.directory))
         how = f"go on with: isnas resume {directory}"
-        if comparing:
+        if several:
             how = f"the same command goes on with --out {directory}"
         if processes() > 1:
             how += f", by torchrun with {processes()} processes again"

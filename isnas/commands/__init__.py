@@ -3,6 +3,7 @@
 They put stages, tasks and records together.
 """
 
+from .check_data import check_data
 from .evaluate import evaluate, test_saved, train_further
 from .resume import resume
 from .run import RunResult
@@ -11,6 +12,7 @@ from .search import search, train
 
 __all__ = [
     "RunResult",
+    "check_data",
     "evaluate",
     "resume",
     "sample",

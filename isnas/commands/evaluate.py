@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..runtime.processes import joined
 from ..runtime.progress import Progress
 from ..spaces.genotype import Genotype
 from ..tasks.registry import task_of
-from .run import Job, RunResult, composed, of_first, start, write_genotype, write_network
+from .run import Job, RunResult, composed, keeper, of_first, start, write_genotype, write_network
 
 
 def evaluate(
@@ -53,6 +54,11 @@ def train_further(
     **values: Any,
 ) -> RunResult:
     """Train a saved network further and test it; its shape is its own. See `isnas.search` for the other arguments."""
+    return start(further_job(path, preset, values), out, progress)
+
+
+def further_job(path: str | Path, preset: str, values: Mapping[str, Any]) -> Job:
+    """Return the job of training a saved network further, with a preset's options and values by name."""
     network = load_network(path)
     genotype = Genotype.of(network)
     schema = evaluation_schema(genotype.space)
@@ -65,7 +71,7 @@ def train_further(
         raise UserError(f"{min(given)} is the network's own: leave it out")
     options = schema.compose(preset, **{**values, **own})
     check_auxiliary(network, options, path)
-    return start(evaluation_job(genotype, options, network_file(path).resolve()), out, progress)
+    return evaluation_job(genotype, options, network_file(path).resolve())
 
 
 def evaluation_job(genotype: Genotype, options: Composition, network: Path | None = None) -> Job:
@@ -92,7 +98,9 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
 
     def finish(stage: Training) -> dict[str, Any]:
         write_network(run, stage.network)
-        return {"genotype": str(genotype), **tested(stage.network, task, data, recipe, device)}
+        keep = keeper(run, "evaluate")
+        found = tested(stage.network, task, data, recipe, device, keep)
+        return {"genotype": str(genotype), **found}
 
     return [Part("evaluate", begin, finish)]
 

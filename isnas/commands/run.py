@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..networks.core import CellNetwork
-from ..runs.directory import Follower, Run
+from ..runs.directory import EXAMINATION, Follower, Run
 from ..runs.loop import Part, execute
 from ..runs.records import read_genotype
 from ..runs.saved import FILE, load_network, save_in
@@ -30,7 +30,9 @@ from ..runtime.processes import (
 from ..runtime.progress import Progress
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
+from ..tasks import exhibits
 from ..tasks.base import Task
+from ..tasks.exhibits import Exhibit
 
 FORMAT = 2
 """Version of what is written into a run directory; it changes when older runs cannot go on."""
@@ -221,6 +223,17 @@ def write_genotype(run: Run, genotype: Genotype) -> None:
 def write_network(run: Run, network: CellNetwork, name: str = FILE) -> None:
     """Write a network to the run directory, see `isnas.save_network`."""
     on_first(lambda: save_in(run.folder, network, run.config["data"], name))
+
+
+def keeper(run: Run, part: str) -> Callable[[tuple[Exhibit, ...]], None]:
+    """Return what writes to the run directory what the test of a part's network shows beside its measure."""
+
+    def keep(shown: tuple[Exhibit, ...]) -> None:
+        if shown:
+            name = f"{EXAMINATION}{part}.json"
+            on_first(lambda: run.folder.write_json(name, exhibits.to_json(shown)))
+
+    return keep
 
 
 def composed(

@@ -23,7 +23,7 @@ from ..searches.registry import method_named
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.registry import task_of
-from .run import Job, RunResult, composed, start, write_genotype, write_network
+from .run import Job, RunResult, composed, keeper, start, write_genotype, write_network
 
 TWO_STAGE, ONE_STAGE = "ista-two-stage", "ista-one-stage"
 
@@ -119,18 +119,19 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
         if network is not None:
             write_network(run, network)
             results |= stage.network_results()
-            results |= tested(network, task, data, options, device)
+            results |= tested(network, task, data, options, device, keeper(run, "search"))
         return results
 
-    def evaluated(stage: Training) -> dict[str, Any]:
+    def evaluated(stage: Training, keep: Any = None) -> dict[str, Any]:
         genotype = Genotype.of(stage.network)
-        return {"genotype": str(genotype), **tested(stage.network, task, data, recipe, device)}
+        found = tested(stage.network, task, data, recipe, device, keep)
+        return {"genotype": str(genotype), **found}
 
     def trained(stage: Training) -> dict[str, Any]:
         # a search that has trained its own network has written that one
         own = "parameters" in run.results["search"]
         write_network(run, stage.network, "from_scratch.pt" if own else FILE)
-        return evaluated(stage)
+        return evaluated(stage, keeper(run, "found"))
 
     def training(genotype: Genotype) -> Stage:
         return Training(from_scratch(genotype, recipe, task, data), recipe, task, data, device)

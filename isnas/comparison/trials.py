@@ -9,9 +9,10 @@ cluster. A trial that is a whole run has a run directory of its own, and goes on
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def run_trials(
     missing = [trial for trial in trials if not rows.has(*trial[:width])]
     if len(missing) < len(trials):
         progress.say(f"{len(trials) - len(missing)} of {len(trials)} trials are done already")
-    for done, result in enumerate(_results(function, missing, jobs), 1):
+    for done, result in enumerate(side_by_side(function, missing, jobs), 1):
         if isinstance(result, Death):
             rows.append_death(result.trial[:width], result.reason)
             said = _of_death(rows.died[-1])
@@ -125,10 +126,13 @@ class Death:
     reason: str
 
 
-def _results(
-    function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
+def side_by_side(
+    function: Callable[..., Row], trials: Iterable[tuple[Any, ...]], jobs: int
 ) -> Iterator[Row | Death]:
-    """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together."""
+    """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together.
+
+    A trial is taken from `trials` when there is a place for it, not before: they can come to an end early.
+    """
     import joblib
 
     backend, _ = joblib.parallel.get_active_backend()
@@ -138,18 +142,19 @@ def _results(
         else:
             yield from _side_by_side(function, trials, jobs)
         return
-    calls = [joblib.delayed(function)(*trial) for trial in trials]
+    calls = (joblib.delayed(function)(*trial) for trial in trials)
     if backend.supports_return_generator:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
-            calls
-        )
+        yield from joblib.Parallel(
+            n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
+        )(calls)
         return
+    calls = list(calls)
     for first in range(0, len(calls), jobs):
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[first : first + jobs])
 
 
 def _side_by_side(
-    function: Callable[..., Row], trials: Sequence[tuple[Any, ...]], jobs: int
+    function: Callable[..., Row], trials: Iterable[tuple[Any, ...]], jobs: int
 ) -> Iterator[Row | Death]:
     """Yield the rows of trials in processes of this machine as they are done.
 
@@ -159,7 +164,6 @@ def _side_by_side(
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    jobs = min(jobs, len(trials))
     # numerical libraries do not know that there are others
     threads = str(max((os.cpu_count() or 1) // max(jobs, 1), 1))
     limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -167,14 +171,16 @@ def _side_by_side(
     def new_pool() -> ProcessPoolExecutor:
         return ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(limits, threads))
 
-    waiting = list(trials)[::-1]
-    free = [new_pool() for _ in range(jobs)]
+    waiting = iter(trials)
+    free: list[ProcessPoolExecutor] = []
     running: dict[Future[Row], tuple[tuple[Any, ...], ProcessPoolExecutor]] = {}
     try:
-        while waiting or running:
-            while waiting and free:
-                trial, pool = waiting.pop(), free.pop()
+        while True:
+            for trial in itertools.islice(waiting, jobs - len(running)):
+                pool = free.pop() if free else new_pool()
                 running[pool.submit(function, *trial)] = trial, pool
+            if not running:
+                return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 trial, pool = running.pop(future)
@@ -195,7 +201,7 @@ def _side_by_side(
             pool.shutdown(kill_workers=True)
 
 
-def run_or_resume(job: Job, out: str | Path) -> RunResult:
+def run_or_resume(job: Job, out: str | Path, progress: Progress | None = None) -> RunResult:
     """Start a job in `out`, or go on with the run that is there; one that is finished is only read.
 
     Parameters
@@ -204,6 +210,7 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
         See `isnas.commands.search.search_job` and `isnas.commands.evaluate.evaluation_job`.
     out : path
         The run directory; also one that a run has left which was killed before it had begun.
+    progress : Progress, optional
 
     Raises
     ------
@@ -212,8 +219,27 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
     """
     folder = Folder(out)
     if folder.size(CONFIG_FILE) is None:
-        return start(job, out, None)
+        return start(job, out, progress)
+    check_same(job, out)
+    return resume(out, device=job.options.runtime.device, progress=progress, parts=job.parts)
+
+
+def check_same(job: Job, out: str | Path) -> None:
+    """Raise a `UserError` when there is a run in `out` that is not this job's."""
+    folder = Folder(out)
+    if folder.size(CONFIG_FILE) is None:
+        return
     there = job_of(Follower(folder.path, folder.read_json(CONFIG_FILE, CONFIG), {}))
+    for name, wanted, found in (
+        ("command", job.command, there.command),
+        ("space", job.space, there.space),
+        *((name, job.record.get(name), there.record.get(name)) for name in job.record),
+        *((name, None, there.record[name]) for name in there.record if name not in job.record),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"{out} holds a run of another {name}: move it away, or choose another directory"
+            )
     wanted, found = job.options.to_json(), there.options.to_json()
     incidental = job.options.incidental()
     for name, value in wanted.items():
@@ -222,4 +248,3 @@ def run_or_resume(job: Job, out: str | Path) -> RunResult:
                 f"{out} holds a run with {name} = {found.get(name)!r}, not {value!r}: move it away, or choose another "
                 f"directory"
             )
-    return resume(out, device=job.options.runtime.device, parts=job.parts)

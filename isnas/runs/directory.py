@@ -6,6 +6,7 @@
     codes/             NNNNNN.npz: the sparse codes at every recovery; matrices.npz: the measurement matrices
     checkpoints/       NNNNNNNN.pt: the last two
     results.json       results of the stages that are done, and of the run
+    examination-*.json what the test of a part's network shows beside its measure
     genotype.json, network.pt (a state dict), network.json (how to build it), cells.svg
 
 What each file holds is in `isnas.runs.content`; `isnas.runs.records` reads them. A directory may come from elsewhere:
@@ -45,6 +46,9 @@ CONFIG_FILE, RESULTS_FILE, LOCK = "config.json", "results.json", "lock"
 
 LINES = {"metrics": "metrics.jsonl", "times": "times.jsonl"}
 """Names of the files that grow line by line."""
+
+EXAMINATION = "examination-"
+"""What the name of a file with exhibits of a part's test begins with."""
 
 _CHECKPOINT_NAME, _RECOVERY_NAME = r"\d{8,12}\.pt", r"\d{6,12}\.npz"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..runtime.options import Composition, Schema
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
+from ..tasks.exhibits import Exhibit
 from ..tasks.registry import task_of
 from .options import RuntimeOptions
 
@@ -186,11 +187,21 @@ def sizes(network: CellNetwork, task: Task, data: Any) -> dict[str, int]:
 
 
 def tested(
-    network: CellNetwork, task: Task, data: Any, recipe: Composition, device: torch.device
+    network: CellNetwork,
+    task: Task,
+    data: Any,
+    recipe: Composition,
+    device: torch.device,
+    keep: Callable[[tuple[Exhibit, ...]], None] | None = None,
 ) -> dict[str, Any]:
-    """Return the sizes of a network and what its test gives."""
+    """Return the sizes of a network and what its test gives; `keep`, if given, gets what else the test shows."""
     feed = task.test_feed(data, recipe.optimizer, device)
-    return {**sizes(network, task, data), **task.test(network, feed)}
+    if keep is None:
+        found = task.test(network, feed)
+    else:
+        found, exhibits = task.examine(network, data, feed)
+        keep(exhibits)
+    return {**sizes(network, task, data), **found}
 
 
 def check_auxiliary(network: CellNetwork, recipe: Composition, path: Any) -> None:

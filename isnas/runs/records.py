@@ -20,15 +20,18 @@ import numpy as np
 
 from ..runtime.errors import FileError, UserError, short
 from ..runtime.files import Folder
-from ..runtime.forms import OBJECT, Array, check_arrays
+from ..runtime.forms import ANYTHING, OBJECT, Array, check_arrays
 from ..spaces import from_json
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
+from ..tasks import exhibits
 from ..tasks.base import Measure
+from ..tasks.exhibits import Exhibit
 from ..tasks.registry import task_named
 from .content import CONFIG, METRICS, RESULTS, TIMES
 from .directory import (
     CONFIG_FILE,
+    EXAMINATION,
     LINES,
     LOCK,
     RECOVERY_SCALARS,
@@ -203,6 +206,22 @@ class RunRecord:
         if self.folder.size(RESULTS_FILE) is None:
             return {}
         return self.folder.read_json(RESULTS_FILE, RESULTS)
+
+    @cached_property
+    def exhibits(self) -> dict[str, tuple[Exhibit, ...]]:
+        """What tests have shown beside their measures, by part; of parts whose task shows nothing there is none."""
+        found = {}
+        for part in self.results:
+            name = f"{EXAMINATION}{part}.json"
+            if "/" in part or self.folder.size(name) is None:
+                continue
+            try:
+                found[part] = exhibits.from_json(self.folder.read_json(name, ANYTHING))
+            except FileError:
+                raise
+            except UserError as error:
+                raise FileError(f"{self.directory / name}: {error}") from None
+        return found
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:

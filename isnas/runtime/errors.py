@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -79,3 +80,21 @@ def suggestion(word: Any, known: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def with_suggestion(message: str, options: Iterable[str]) -> str:
+    """Return a message of argparse with the option or the choice that was nearly given, where there is one.
+
+    Parameters
+    ----------
+    message : str
+        On an unknown option or choice; any other is returned as it is.
+    options : iterable of str
+        The options that the parser knows, such as ``--seed``.
+    """
+    known = options
+    word = re.match(r"unrecognized arguments: (-\S+)", message)
+    if word is None:
+        word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        known = re.findall(r"[\w-]+", word[2]) if word else ()
+    return message + (suggestion(word[1].partition("=")[0], known) if word else "")

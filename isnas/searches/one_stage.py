@@ -129,6 +129,7 @@ class OneStageTraining(SupernetSearch):
         self.code = self._first_code().to(self.device)
         self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.searched: int | None = None  # epochs of search, known when it has ended
+        self.held_out = self.task.validation_feed(self.data, self.options.optimizer, self.device)
         self._accept()
 
     def feeds(self) -> tuple[Feed, None]:
@@ -255,7 +256,9 @@ class OneStageTraining(SupernetSearch):
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
         if not self.searching:
-            return {"phase": "training"}
+            feed = self.held_out
+            found = self.task.validated(self.trained_network(), feed) if feed else {}
+            return {"phase": "training", **found}
         before = [z.clone() for z in self.code.z]
         recovery = self.code.recover()
         refused = not self._small_enough(self.code)

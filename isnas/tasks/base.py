@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
+from .exhibits import Exhibit
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,42 @@ Run = Callable[..., Any]
 """A network, or what was compiled from it."""
 
 
+class Inspection(Protocol):
+    """What data hold, and what a training would make of them."""
+
+    amount: int
+    """How many of the task's units there are to train on."""
+    problems: list[str]
+    """What would stop a training; empty where nothing would."""
+
+    def lines(self) -> list[str]:
+        """Return all of it as lines for people."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+
+
+class Validation:
+    """A watch that tests a network after every epoch on what is held out of the training, and leaves it as it is."""
+
+    def __init__(self, task: Task, feed: Feed) -> None:
+        self.task = task
+        self.feed = feed
+
+    def after_epoch(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, last: bool
+    ) -> dict[str, float]:
+        """Return the metrics of the test, see `Task.validated`."""
+        return self.task.validated(network, self.feed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
+
+
 class Task(ABC):
     """What is learnt, and from which data.
 
@@ -185,6 +222,23 @@ class Task(ABC):
         UserError
             When it cannot be had.
         """
+
+    def inspect(self, options: Any, step: Callable[[int, int], None] | None = None) -> Inspection:
+        """Read the user's own data that the options name, and say what a training would find.
+
+        Parameters
+        ----------
+        options
+            Of the class `data_options`.
+        step : callable, optional
+            Called now and then with how much is read, and of how much.
+
+        Raises
+        ------
+        UserError
+            When there are no such data, or the task cannot say.
+        """
+        raise UserError(f"there is no check of data for the task {self.name}")
 
     @abstractmethod
     def describe(self, data: Any, options: Any) -> dict[str, Any]:
@@ -329,6 +383,17 @@ class Task(ABC):
     def test_feed(self, data: Any, optimizer: OptimizerOptions, device: torch.device) -> Feed:
         """Return what is held out for the test, as it is, in batches."""
 
+    def validation_feed(
+        self, data: Any, optimizer: OptimizerOptions, device: torch.device
+    ) -> Feed | None:
+        """Return what is held out of the training to be tested after every epoch, in batches; None where nothing is."""
+        return None
+
+    def validated(self, network: nn.Module, feed: Feed) -> dict[str, float]:
+        """Return what `test` returns, as metrics of an epoch: ``valid_<measure>`` and ``valid_loss``."""
+        found = self.test(network, feed)
+        return {f"valid_{name.removeprefix('test_')}": value for name, value in found.items()}
+
     @abstractmethod
     def regularize(
         self,
@@ -379,7 +444,8 @@ class Task(ABC):
 
     def watch(self, data: Any, options: OptimizerOptions, device: torch.device) -> Watch | None:
         """Return what judges a network after every epoch of its training, by data that it does not learn from."""
-        return None
+        feed = self.validation_feed(data, options, device)
+        return None if feed is None else Validation(self, feed)
 
     @abstractmethod
     def loss(
@@ -419,6 +485,22 @@ class Task(ABC):
 
         Several processes share the work.
         """
+
+    def examine(
+        self, network: nn.Module, data: Any, feed: Feed
+    ) -> tuple[dict[str, float], tuple[Exhibit, ...]]:
+        """Return what `test` returns, and what else the test shows to people; by default nothing.
+
+        Parameters
+        ----------
+        network : nn.Module
+            A discrete network.
+        data
+            The data set that the feed is of.
+        feed : Feed
+            That of `test_feed`.
+        """
+        return self.test(network, feed), ()
 
     @abstractmethod
     def shared_score(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +20,10 @@ from ..runtime.options import BaseOptions, Composition
 from ..runtime.processes import share_state, summed
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
+from .exhibits import Exhibit
 from .images import Batches, Dataset, LazyImages, check_batches, load_dataset, split_indices
+from .images.examination import Examination
+from .images.inspection import FolderInspection, inspect_folder
 from .images.sources import NAMES
 
 TINY_SIDE = 16
@@ -57,11 +60,14 @@ class ImageOptions(BaseOptions):
         Whether training images are mirrored at random; mirrored text, arrows or digits are other things.
     split : float or None
         Share of a directory's images to train on, in each class, where it holds none out for the test: --split 0.8.
+    validate : float
+        Share of each class's training images that nothing is trained on, and a network being trained is tested on after
+        every epoch; always the same images; 0: none.
     """
 
-    least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0}
+    least: ClassVar[dict[str, float]] = {"image_size": 4, "colour_jitter": 0, "validate": 0}
     above_zero: ClassVar[tuple[str, ...]] = ("split",)
-    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "split")
+    below_one: ClassVar[tuple[str, ...]] = ("colour_jitter", "split", "validate")
     incidental: ClassVar[tuple[str, ...]] = ("data_root", "download")
 
     data: str = "digits"
@@ -74,6 +80,7 @@ class ImageOptions(BaseOptions):
     colour: Literal["rgb", "grey"] = "rgb"
     flip: bool = True
     split: float | None = None
+    validate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,22 @@ class ImageTask(Task):
             colour=options.colour,
             flip=options.flip,
             split=options.split,
+            validate=options.validate,
             test_only=test_only,
+        )
+
+    def inspect(
+        self, options: ImageOptions, step: Callable[[int, int], None] | None = None
+    ) -> FolderInspection:
+        return inspect_folder(
+            options.data,
+            image_size=options.image_size,
+            crop=options.crop,
+            colour=options.colour,
+            flip=options.flip,
+            corrupt=options.corrupt,
+            split=options.split,
+            step=step,
         )
 
     def describe(self, data: Dataset, options: ImageOptions) -> dict[str, Any]:
@@ -157,6 +179,7 @@ class ImageTask(Task):
             **({} if data.crop == "pad" else {"crop": data.crop}),
             **({} if options.colour == "rgb" else {"colour": options.colour}),
             **({} if options.split is None else {"split": options.split}),
+            **self._held_out(data, options),
         }
 
     def located(self, options: Composition, saved: dict[str, Any]) -> Composition:
@@ -168,6 +191,12 @@ class ImageTask(Task):
         if os.path.isdir(os.path.expanduser(own.data)) or not os.path.isdir(source):
             return options
         return options.replace(data=source)
+
+    @staticmethod
+    def _held_out(data: Dataset, options: ImageOptions) -> dict[str, Any]:
+        if data.valid_labels is None:
+            return {}
+        return {"validate": options.validate, "valid": len(data.valid_labels)}
 
     def to(self, data: Dataset, device: torch.device) -> Dataset:
         return data.to(device)
@@ -209,7 +238,10 @@ class ImageTask(Task):
         return dataclasses.replace(data, mean=tuple(saved["mean"]), std=tuple(saved["std"]))
 
     def in_words(self, data: Dataset) -> str:
-        amounts = f"{len(data.train_labels)} training and {len(data.test_labels)} test images"
+        valid = "" if data.valid_labels is None else f", {len(data.valid_labels)} validation"
+        amounts = (
+            f"{len(data.train_labels)} training{valid} and {len(data.test_labels)} test images"
+        )
         size = f"{data.size[0]}x{data.size[1]} pixels"
         return f"{data.name}: {amounts} of {size}, {len(data.classes)} classes"
 
@@ -230,10 +262,12 @@ class ImageTask(Task):
 
     def without_test(self, data: Dataset) -> Dataset:
         images = data.test_images
-        none = (
+        none: Any = (
             dataclasses.replace(images, paths=()) if isinstance(images, LazyImages) else images[:0]
         )
-        return dataclasses.replace(data, test_images=none, test_labels=data.test_labels[:0])
+        return dataclasses.replace(
+            data, test_images=none, test_labels=data.test_labels[:0], test_paths=None
+        )
 
     def check_fits(self, network: CellNetwork, data: Dataset) -> None:
         wanted = (network.options.in_channels, network.options.classes)
@@ -332,6 +366,13 @@ class ImageTask(Task):
     ) -> Batches:
         return Batches(data, "test", batch_size=4 * optimizer.batch_size, device=device)
 
+    def validation_feed(
+        self, data: Dataset, optimizer: OptimizerOptions, device: torch.device
+    ) -> Batches | None:
+        if data.valid_labels is None:
+            return None
+        return Batches(data, "valid", batch_size=4 * optimizer.batch_size, device=device)
+
     @staticmethod
     def _halves(data: Dataset, seed: int) -> tuple[Tensor, Tensor]:
         return split_indices(len(data.train_labels), 0.5, seed)
@@ -390,16 +431,31 @@ class ImageTask(Task):
     ) -> Tensor:
         return network(batch[0], coefficients)
 
-    @torch.no_grad()
     def test(self, network: CellNetwork, feed: Batches) -> dict[str, float]:
+        return self._tested(network, feed)
+
+    def examine(
+        self, network: CellNetwork, data: Dataset, feed: Batches
+    ) -> tuple[dict[str, float], tuple[Exhibit, ...]]:
+        examination = Examination(data)
+        found = self._tested(network, feed, examination)
+        return found, examination.exhibits()
+
+    @torch.no_grad()
+    def _tested(
+        self, network: CellNetwork, feed: Batches, examination: Examination | None = None
+    ) -> dict[str, float]:
+        """Return what the test gives; let an examination see the answers, too."""
         share_state(network)  # statistics that each process has gathered for itself
         was_training = network.training
         network.eval()
         right = loss = torch.zeros((), device=feed.device)
-        for x, y in feed.epoch(0):
+        for step, (x, y) in enumerate(feed.epoch(0)):
             if len(y) == 0:  # fewer images than processes
                 continue
             logits = network(x)
+            if examination is not None:
+                examination.add(logits, y, feed.positions(step))
             right = right + (logits.argmax(1) == y).sum()
             loss = loss + F.cross_entropy(logits, y, reduction="sum")
         network.train(was_training)

@@ -23,6 +23,7 @@ FLOORS = (
     "deployment",
     "searches",
     "commands",
+    "estimator",
     "comparison",
     "api",
     "cli",

@@ -66,7 +66,7 @@ class Batches:
     Parameters
     ----------
     dataset : Dataset
-    split : {"train", "test"}
+    split : {"train", "test", "valid"}
     batch_size : int
         Images of all parts together.
     indices : Tensor, (n,) int64, optional
@@ -76,7 +76,7 @@ class Batches:
         Name of this stream of random numbers.
     augment : bool or Augmentation, optional
         Whether, or how, images are varied. True is `dataset.augmentation(cutout)`.
-        By default True for "train" and False for "test".
+        By default True for "train" only.
     cutout : int, optional
         Side of the cut-out square instead of the data set's, in pixels.
     device : torch.device or str, optional
@@ -118,16 +118,21 @@ class Batches:
         drop_last: bool | None = None,
         part: tuple[int, int] | None = None,
     ) -> None:
-        if split not in ("train", "test"):
-            raise UserError(f"split must be 'train' or 'test', got {split!r}")
+        stores = {
+            "train": (dataset.train_images, dataset.train_labels),
+            "test": (dataset.test_images, dataset.test_labels),
+        }
+        if dataset.valid_images is not None:
+            stores["valid"] = (dataset.valid_images, dataset.valid_labels)
+        if split not in stores:
+            raise UserError(f"split must be one of {', '.join(stores)}, got {split!r}")
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more, got {batch_size}")
         training = split == "train"
         augment = training if augment is None else augment
         if cutout is not None and augment is not True:
             raise UserError(f"cutout={cutout} needs augment=True, got augment={augment}")
-        self._images = dataset.train_images if training else dataset.test_images
-        labels = dataset.train_labels if training else dataset.test_labels
+        self._images, labels = stores[split]
         self.indices = _checked_indices(indices, len(labels))
         self.device = torch.device(labels.device if device is None else device)
         self.batch_size = batch_size
@@ -165,6 +170,13 @@ class Batches:
     def fewest(self) -> int:
         """Number of images in the smallest batch, of all parts together."""
         return min(self.batch_size, len(self.indices) - (self._steps - 1) * self.batch_size)
+
+    def positions(self, step: int) -> Tensor:
+        """Return which images of the split this process gets in a step, where they are not shuffled: (B,) int64."""
+        if self.shuffle:
+            raise ValueError("shuffled images have other positions in each epoch")
+        indices = self.indices[step * self.batch_size : (step + 1) * self.batch_size]
+        return indices[part_of(len(indices), *self.part)]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch, from step `start` on.

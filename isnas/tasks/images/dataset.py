@@ -11,6 +11,7 @@ from torch import Tensor
 from .augmentation import Augmentation
 from .decoding import Images
 from .fingerprint import fingerprint_of
+from .folders import Paths
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +31,14 @@ class Dataset:
         Whether a mirrored image still belongs to its class.
     cutout : int
         Side of the cut-out square that suits these images, in pixels; 0: none.
-    crop : {"pad", "resized"}
-        How training images are cropped, see `load_dataset`.
+    crop : {"pad", "resized", "whole"}
+        How training images are cropped, see `load_dataset`; whole: not at all.
     colour_jitter : float
         How much their colours are varied, see `load_dataset`.
+    valid_images, valid_labels : Images and Tensor, or None
+        Images that are held out of the training data and tested after every epoch, see `hold_out`.
+    test_paths : Paths or None
+        The files of the test images; None where they come from no folder.
     """
 
     name: str
@@ -48,6 +53,9 @@ class Dataset:
     cutout: int = 0
     crop: str = "pad"
     colour_jitter: float = 0.0
+    test_paths: Paths | None = None
+    valid_images: Images | None = None
+    valid_labels: Tensor | None = None
 
     @property
     def channels(self) -> int:
@@ -73,7 +81,7 @@ class Dataset:
         """
         resized = self.crop == "resized"
         return Augmentation(
-            padding=0 if resized else self.size[0] // 8,
+            padding=self.size[0] // 8 if self.crop == "pad" else 0,
             flip=self.flip and flip,
             cutout=self.cutout if cutout is None else cutout,
             resized=resized,
@@ -105,7 +113,7 @@ class Dataset:
         """
         stores = {
             name: store.to(device)
-            for name in ("train_images", "test_images")
+            for name in ("train_images", "test_images", "valid_images", "valid_labels")
             if isinstance(store := getattr(self, name), Tensor)
         }
         return replace(

@@ -35,10 +35,13 @@ def fingerprint_of(dataset: Dataset) -> str:
             digest.update(part)
 
     add(*(os.fsencode(name) for name in dataset.classes))
-    for images, labels in (
+    stores = [
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
-    ):
+    ]
+    if dataset.valid_images is not None and dataset.valid_labels is not None:
+        stores.append((dataset.valid_images, dataset.valid_labels))
+    for images, labels in stores:
         add(repr(tuple(images.shape)).encode(), labels.cpu().numpy().tobytes())
         if isinstance(images, LazyImages):
             add(*_facts(images.paths))

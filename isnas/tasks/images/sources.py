@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...runtime.errors import UserError
+from ...runtime.errors import UserError, suggestion
 from .dataset import Dataset
 from .decoding import MODES, Colour, Images, LazyImages, decode, shape_of
-from .folders import LAYOUT, Split, find_images, printable, warn_of_oddities
+from .folders import LAYOUT, Paths, Split, find_images, printable, warn_of_oddities
+from .holding_out import hold_out
 from .statistics import channel_statistics, spread
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -25,6 +26,8 @@ CROPS = ("pad", "resized")
 CORRUPT = ("refuse", "skip")
 LARGEST_DEFAULT_SIZE = 64
 """Largest side in pixels that a folder's images get where none is given."""
+MEMORY_BUDGET = 4 * 2**30
+"""Bytes that a folder's decoded images may take by default."""
 
 
 def load_dataset(
@@ -33,7 +36,7 @@ def load_dataset(
     root: str | Path = "data",
     download: bool = False,
     image_size: int | None = None,
-    memory_budget: int = 4 * 2**30,
+    memory_budget: int = MEMORY_BUDGET,
     crop: str = "pad",
     colour: Colour = "rgb",
     colour_jitter: float = 0.0,
@@ -41,6 +44,7 @@ def load_dataset(
     corrupt: str = "refuse",
     split: float | None = None,
     split_seed: int = 0,
+    validate: float = 0.0,
     test_only: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a folder of images.
@@ -96,6 +100,10 @@ def load_dataset(
         out for the test; the others are held out. Which ones these are depends on `split_seed` and
         on the files' paths below the folder.
     split_seed : int
+        Also of `validate`.
+    validate : float
+        Share of each class's training images that are held out of the training, to be tested after
+        every epoch (`isnas.tasks.images.holding_out`); 0: none.
     test_only : bool
         Whether only the test images are wanted. Then a folder's training images are not looked
         for, but for their size where `image_size` is not given: there are none in the data set,
@@ -154,6 +162,8 @@ def load_dataset(
             split_seed=split_seed,
             test_only=test_only,
         )
+    if validate and not test_only:
+        dataset = hold_out(dataset, validate, split_seed)
     return replace(dataset, flip=dataset.flip and flip)
 
 
@@ -249,7 +259,7 @@ def _folder(
     if test_only:
         train = train.empty()
     lazy = is_lazy(len(train.paths) + len(test.paths), image_size, colour, crop, memory_budget)
-    (train_images, train_labels), (test_images, test_labels) = (
+    (train_images, train_labels, _), (test_images, test_labels, test_paths) = (
         _read(part, image_size, crop, colour, lazy, skip) for part in (train, test)
     )
     channels = train_images.shape[1]
@@ -268,6 +278,7 @@ def _folder(
         cutout=0 if crop == "resized" else image_size // 2,
         crop=crop,
         colour_jitter=colour_jitter,
+        test_paths=test_paths,
     )
 
 
@@ -277,7 +288,7 @@ def folder_named(name: str) -> Path:
     if not os.path.isdir(place):
         problem = "not a directory" if os.path.exists(place) else "no such data set or directory"
         raise UserError(
-            f"{problem}: {name}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
+            f"{problem}: {name}{suggestion(name, NAMES)}; expected {', '.join(NAMES)} or a directory with {LAYOUT}"
         )
     return place
 
@@ -306,17 +317,18 @@ def default_size(paths: Sequence[str]) -> int:
 
 def _read(
     split: Split, image_size: int, crop: str, colour: Colour, lazy: bool, skip: bool
-) -> tuple[Images, Tensor]:
-    """Return a split's images and labels."""
+) -> tuple[Images, Tensor, Paths]:
+    """Return a split's images, their labels and their files."""
     counts = torch.tensor(split.counts)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     if lazy:
         starts = tuple((counts.cumsum(0) - counts).tolist()) if skip else None
-        return LazyImages(split.paths, image_size, crop, starts, colour), labels
+        return LazyImages(split.paths, image_size, crop, starts, colour), labels, split.paths
     images, kept = decode(split.paths, image_size, colour=colour, skip=skip)
     labels = labels[kept]
     left = labels.bincount(minlength=len(counts))
     for each, before, after in zip(split.classes, split.counts, left.tolist(), strict=True):
         if before and not after:
             raise UserError(f"no readable images in {printable(split.place / each)}")
-    return images, labels
+    left_out = len(kept) < len(split.paths)
+    return images, labels, split.paths.select(kept.tolist()) if left_out else split.paths

@@ -141,7 +141,7 @@ def test_subsets_of_the_split():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "validation"}, "split must be 'train' or 'test', got 'validation'"),
+        ({"split": "validation"}, "split must be one of train, test, got 'validation'"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"indices": torch.tensor([], dtype=torch.int64)}, "indices must be a list of one or more"),
         ({"indices": torch.tensor([0, 10])}, "indices must be 0 to 9, got 0 to 10"),

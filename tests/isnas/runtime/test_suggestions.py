@@ -1,0 +1,60 @@
+"""What is nearly right gets a suggestion, wherever a command takes words."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import _command as experiment
+from figures import _command as figure
+from isnas.cli import main
+from isnas.runtime.errors import with_suggestion
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("unrecognized arguments: --sed=3", "; did you mean --seed?"),
+        ("unrecognized arguments: --sed 3", "; did you mean --seed?"),
+        ("unrecognized arguments: --zzz", ""),
+        ("unrecognized arguments: stray", ""),
+        ("argument X: invalid choice: 'lst' (choose from 'list', 'draw')", "; did you mean list?"),
+        ("argument X: invalid choice: 'lst' (choose from list, draw)", "; did you mean list?"),
+        ("argument --seed: invalid int value: 'x'", ""),
+    ],
+)
+def test_messages_of_argparse(message: str, expected: str) -> None:
+    assert with_suggestion(message, ["--seed", "--out"]) == message + expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("lst", "did you mean list?"),
+        ("list --jsn", "did you mean --json?"),
+        ("check-data . --splt 0.5", "did you mean --split?"),
+        ("search --sedes 3", "did you mean --seeds?"),
+        ("search --space dart", "did you mean darts?"),
+        ("search --method gdsa", "did you mean gdas?"),
+        ("search --data digit --device cpu --out nowhere", "did you mean digits?"),
+        ("search --preset papr", "did you mean paper?"),
+        ("evaluate --genotype ISTA_onestag", "did you mean ISTA_onestage?"),
+    ],
+)
+def test_the_command(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(words.split())
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    said = capsys.readouterr().err
+    assert expected in said and said.count("\n") == 1
+
+
+def test_figures_and_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        figure.Parser("seeds", "text").parse_args(["--otu", "x.svg"])
+    assert "did you mean --out?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        made = experiment.Parser("experiments.one", "text", ["smoke"])
+        made.parse_args(["--scale", "smoke", "--sedes", "3"])
+    assert "did you mean --seeds?" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""The estimator behaves as scikit-learn's do, and its network as the library's."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+
+import isnas
+from isnas import ImageClassifier, UserError
+
+TINY = {"channels": 2, "cells": 3, "epochs": 1, "device": "cpu", "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return 120 images and their labels as words."""
+    data = load_digits()
+    return data.images[:120], np.array([f"digit {i}" for i in data.target[:120]])
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: tuple[np.ndarray, np.ndarray]) -> ImageClassifier:
+    """Return a classifier that has seen them."""
+    return ImageClassifier(genotype="ISTA_onestage", flip=False, **TINY).fit(*digits)
+
+
+def test_it_answers_with_the_labels_it_was_given(
+    fitted: ImageClassifier, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    images, labels = digits
+    probabilities = fitted.predict_proba(images)
+    assert probabilities.shape == (120, 10)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-9)
+    answers = fitted.predict(images)
+    assert np.array_equal(answers, fitted.classes_[probabilities.argmax(1)])
+    assert set(answers) <= set(labels)
+    assert fitted.score(images, labels) == (answers == labels).mean()
+    assert isinstance(fitted.network_, isnas.CellNetwork) and fitted.image_shape_ == (1, 8, 8)
+
+
+def test_each_image_is_answered_by_itself(
+    fitted: ImageClassifier, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    images, _ = digits
+    alone = np.concatenate([fitted.predict_proba(images[i : i + 1]) for i in range(5)])
+    assert np.allclose(alone, fitted.predict_proba(images)[:5], atol=1e-6)
+
+
+def test_rows_are_square_images(
+    fitted: ImageClassifier, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    images, labels = digits
+    rows = ImageClassifier(genotype="ISTA_onestage", flip=False, **TINY)
+    rows.fit(images.reshape(120, 64), labels)
+    expected = fitted.predict_proba(images)
+    assert np.array_equal(rows.predict_proba(images.reshape(120, 64)), expected)
+    assert rows.n_features_in_ == 64
+
+
+def test_pickle_and_clone(fitted: ImageClassifier, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(again.predict_proba(digits[0]), fitted.predict_proba(digits[0]))
+    new = clone(fitted)
+    assert new.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        new.predict(digits[0])
+
+
+def test_colours_and_bytes_are_taken_as_they_are() -> None:
+    drawn = np.random.default_rng(0)
+    images = drawn.integers(0, 256, (20, 9, 7, 3), dtype=np.uint8)
+    model = ImageClassifier(genotype="ISTA_onestage", **TINY).fit(images, np.arange(20) % 2)
+    assert model.image_shape_ == (3, 9, 7) and model.range_ == (0.0, 255.0)
+    seen = model._images(images)
+    assert torch.equal(seen, torch.from_numpy(images).permute(0, 3, 1, 2))
+
+
+def test_other_numbers_are_scaled_to_the_range_of_the_training_images() -> None:
+    model = ImageClassifier()
+    model.range_ = (-1.0, 1.0)
+    values = np.array([-9.0, -1, 0, 0.5, 1, 9]).reshape(6, 1, 1)
+    seen = model._images(np.broadcast_to(values, (6, 4, 4)))[:, 0, 0, 0]
+    assert seen.tolist() == [0, 0, 128, 191, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.zeros((6, 8, 8, 2)), [0, 1] * 3, "C 1 or 3"),
+        (np.zeros((6, 8, 8)), [1] * 6, "one class"),
+        (np.zeros((6, 8, 8)), [0.5, 1.2, 2.5, 3.1, 4.2, 5.5], "Unknown label type"),
+        (np.full((6, 8, 8), np.nan), [0, 1] * 3, "NaN"),
+        (np.zeros((0, 8, 8)), [], "minimum of 1"),
+    ],
+)
+def test_wrong_arguments_are_value_errors(X: Any, y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageClassifier(genotype="ISTA_onestage", **TINY).fit(X, y)
+
+
+def test_other_sizes_are_refused_at_prediction(fitted: ImageClassifier) -> None:
+    with pytest.raises(UserError, match=r"\(8, 9\), but fit saw \(8, 8\)"):
+        fitted.predict(np.zeros((2, 8, 9)))
+
+
+def test_it_searches(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = digits
+    model = ImageClassifier(search_epochs=1, flip=False, random_state=1, **TINY)
+    model.fit(images, labels)
+    found = isnas.Genotype.parse(model.genotype_)
+    assert found == isnas.Genotype.of(model.network_)
+    with pytest.raises(UserError, match="no method is called"):
+        ImageClassifier("gdsa", **TINY).fit(images, labels)
+
+
+def test_the_seed_decides(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = digits
+
+    def probabilities(seed: Any) -> np.ndarray:
+        model = ImageClassifier(genotype="ISTA_onestage", random_state=seed, **TINY)
+        return model.fit(images, labels).predict_proba(images[:3])
+
+    one = probabilities(1)
+    assert np.array_equal(one, probabilities(1)) and not np.array_equal(one, probabilities(2))
