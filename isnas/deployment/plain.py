@@ -89,10 +89,10 @@ def _written(graph: fx.Graph, network: nn.Module) -> tuple[dict[str, str], list[
     names = {
         node: str(node.target).removeprefix("network.")
         for node in graph.nodes
-        if node.op == "call_module"
+        if node.op in ("call_module", "get_attr")
     }
-    for node, name in names.items():
-        if isinstance(network.get_submodule(name), nn.Identity):
+    for node, name in list(names.items()):
+        if node.op == "call_module" and isinstance(network.get_submodule(name), nn.Identity):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     inline = _inline(graph)
@@ -108,14 +108,16 @@ def _written(graph: fx.Graph, network: nn.Module) -> tuple[dict[str, str], list[
         if node.op == "placeholder":
             texts[node] = "x"
             continue
-        if node.op == "call_module":
-            attribute = names[node].replace(".", "_")
+        if node in names:
+            # a tensor by itself, such as a convolution's weight, is its layer's
+            name = names[node] if node.op == "call_module" else names[node].rpartition(".")[0]
+            attribute = name.replace(".", "_")
             if not attribute.isidentifier():
-                raise _unwritable(f"{names[node]!r:.60} is no name of Python's")
-            layers[attribute] = _layer(network.get_submodule(names[node]))
-            if (now := _place(names[node])) != place:
-                lines.append(f"# {now}")
-                place = now
+                raise _unwritable(f"{name!r:.60} is no name of Python's")
+            layers[attribute] = _layer(network.get_submodule(name))
+        if node.op == "call_module" and (now := _place(names[node])) != place:
+            lines.append(f"# {now}")
+            place = now
         text = _text(node, texts, names)
         if node in inline:
             texts[node] = text
@@ -131,11 +133,12 @@ def _written(graph: fx.Graph, network: nn.Module) -> tuple[dict[str, str], list[
 
 
 def _inline(graph: fx.Graph) -> set[fx.Node]:
-    """Return what is written where it is used: shapes and sizes, and parts of a tensor."""
+    """Return what is written where it is used: shapes and sizes, parts of a tensor, and weights."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         of_sizes = bool(node.all_input_nodes) and found.issuperset(node.all_input_nodes)
-        if node.target in (getattr, operator.getitem) or (node.target in OPERATORS and of_sizes):
+        read = node.op == "get_attr" or node.target in (getattr, operator.getitem)
+        if read or (node.target in OPERATORS and of_sizes):
             found.add(node)
     return found
 
@@ -170,6 +173,9 @@ def _text(node: fx.Node, texts: dict[fx.Node, str], names: dict[fx.Node, str]) -
     named = [f"{name}={shown(value)}" for name, value in node.kwargs.items()]
     if node.op == "output":
         return arguments[0]
+    if node.op == "get_attr":
+        layer, _, tensor = names[node].rpartition(".")
+        return f"self.{layer.replace('.', '_')}.{tensor}"
     if node.op == "call_module":
         while node.args[len(arguments) - 1] is None:  # our layers take more than PyTorch's
             arguments.pop()

@@ -44,7 +44,9 @@ def saved(place: Path, fill_norms, space: str = "nasbench201", **shape: object) 
     """Save a network with weights and statistics of its own."""
     space = isnas.get_space(space)
     genotype = Choices(space).random(torch.Generator().manual_seed(1))
-    shape = {"channels": 4, "cells": family(space).options.least["cells"], **shape}
+    least = family(space).options.least
+    small = {"channels": 4, "cells": least.get("cells")}
+    shape = {name: value for name, value in small.items() if name in least} | shape
     network = isnas.build_network(genotype, classes=len(CLASSES), in_channels=3, **shape)
     fill_norms(network, 1)
     isnas.save_network(network, place / "network.pt", DATA)
