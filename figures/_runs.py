@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from isnas.runs.records import RunRecord, Trajectory
@@ -60,9 +60,19 @@ def group_runs(labelled: Sequence[tuple[str, RunRecord]]) -> Groups:
         number = sum(other == name or other.startswith(f"{name} (") for other in (*names, *taken))
         names.append(f"{name} ({number + 1})" if number else name)
     groups: Groups = {}
+    several = len({data_of(run) for _, run in labelled}) > 1
     for label, run in labelled:
-        groups.setdefault(label or names[settings.index(_settings(run))], []).append(run)
+        name = label or names[settings.index(_settings(run))]
+        # what was reached on different images is never shown as one
+        name = f"{name} on {data_of(run)}" if several and data_of(run) not in name else name
+        groups.setdefault(name, []).append(run)
     return groups
+
+
+def data_of(run: RunRecord) -> str:
+    """Return the name of a run's data: the data set's, or the last part of a directory."""
+    data = run.config.get("data") or {}
+    return PurePath(str(data.get("source") or run.options.get("data"))).name
 
 
 def _settings(run: RunRecord) -> tuple[str, dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -27,6 +29,14 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
     return figure
+
+
+def look(i: int) -> dict[str, Any]:
+    """Return colour and marker of the i-th of several; from the second round of colours on markers are hollow."""
+    colour = COLOURS[i % len(COLOURS)]
+    hollow = (i // len(COLOURS)) % 2 == 1
+    marker = MARKERS[i % len(MARKERS)]
+    return {"color": colour, "marker": marker, "markerfacecolor": "white" if hollow else colour}
 
 
 def tidy(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> None:
@@ -55,8 +65,28 @@ def plain_log_labels(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
-    """Put one legend for all axes under them; a label that several have is shown once."""
+def reach(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the limits of an axis for values and their intervals.
+
+    An interval, which can be huge where there are two seeds only, counts so far as it goes beyond the values by no more
+    than the range of the values.
+    """
+    low, high = min(values), max(values)
+    room = (high - low) or max(abs(high), 1.0)
+    ends = [end for interval in intervals for end in interval if np.isfinite(end)]
+    low, high = (
+        min([low, *(max(end, low - room) for end in ends)]),
+        max([high, *(min(end, high + room) for end in ends)]),
+    )
+    margin = 0.05 * ((high - low) or room)
+    return low - margin, high + margin
+
+
+def legend_below(figure: Figure, axes: Iterable[Axes], columns: int, title: str = "") -> None:
+    """Put one legend for all axes under them; a label that several have is shown once.
+
+    The title says in a line what marks, bars and bands are.
+    """
     entries = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -67,6 +97,8 @@ def legend_below(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
             entries.keys(),
             loc="outside lower center",
             ncols=min(columns, len(entries)),
+            title=title or None,
+            title_fontsize=FONT_SIZE,
             fontsize=FONT_SIZE,
             labelcolor=INK,
             frameon=False,

@@ -1,8 +1,9 @@
 """Methods compared: test accuracy against search cost and against parameters, means and deviations over seeds.
 
-Each run gives the row of its method; a search that trained random architectures, too, gives one for these. A comparison
-(``isnas compare``) gives those of all its methods, and the accuracy against sample passes, too. A dashed line is the
-Pareto front of accuracy and parameters: the methods on it found the smallest networks that are as good on the average.
+Each run gives the row of its method, and of its data where these differ; a search that trained random architectures,
+too, gives one for these. A comparison (``isnas compare``) gives those of all its methods, and the accuracy against
+sample passes, too. A dashed line is the Pareto front of accuracy and parameters: the methods on it found the smallest
+networks that are as good on the average.
 
 python -m figures.compare [LABEL=]RUN [[LABEL=]RUN ...] -o compare.svg
 python -m figures.compare COMPARISON -o compare.svg
@@ -32,13 +33,12 @@ from isnas.tasks.base import Measure
 from isnas.tasks.registry import TASKS, task_named
 
 from ._command import Parser, run_command
-from ._runs import Groups, add_runs, open_groups
+from ._runs import Groups, add_runs, data_of, open_groups
 from ._style import (
-    COLOURS,
     INK,
-    MARKERS,
     axis_label,
     legend_below,
+    look,
     new_figure,
     note,
     plain_log_labels,
@@ -52,6 +52,9 @@ Quantity = Literal["cost", "passes", "parameters"]
 
 WIDE = 5
 """Numbers of parameters that differ by more than this factor are drawn on a log axis."""
+
+BARS = "small: every run; large: the mean, with bars of one standard deviation over runs"
+"""What the marks are, where a method has several runs."""
 
 DRAWN = "random architectures"
 """The label of architectures that no search has found."""
@@ -88,8 +91,10 @@ def results_of(groups: Groups) -> dict[str, list[Result]]:
         When no run has a result.
     """
     found: dict[str, list[Result]] = {}
+    several = len({data_of(run) for runs in groups.values() for run in runs}) > 1
     for label, runs in groups.items():
         for run in runs:
+            of_random = f"{DRAWN} on {data_of(run)}" if several else DRAWN
             for part, result in run.results.items():
                 name = f"test_{run.measure.name}"
                 if name not in result:
@@ -100,7 +105,7 @@ def results_of(groups: Groups) -> dict[str, list[Result]]:
                     cost=0.0 if drawn else search_seconds(run),
                     parameters=float(result.get("parameters", np.nan)),
                 )
-                found.setdefault(DRAWN if drawn else label, []).append(row)
+                found.setdefault(of_random if drawn else label, []).append(row)
     if not found:
         raise UserError("none of the runs has been tested yet")
     return found
@@ -167,14 +172,12 @@ def draw_comparison(
     drawn = False
     for i, (label, rows) in enumerate(results.items()):
         known = [row for row in rows if np.isfinite(getattr(row, quantity))]
-        # every colour with every marker before a pair comes again
-        colour = COLOURS[i % len(COLOURS)]
-        marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-        style = {"color": colour, "marker": marker, "linestyle": ""}
+        style = {**look(i), "linestyle": ""}
         x = np.array([getattr(row, quantity) for row in known]) / unit
         y = np.array([row.value for row in known])
         # an empty line where there is nothing to show keeps the legends of both axes alike
-        ax.plot(x, y, **style, markersize=3, alpha=0.4, markeredgewidth=0)
+        filled = {**style, "markerfacecolor": style["color"]}
+        ax.plot(x, y, **filled, markersize=3, alpha=0.4, markeredgewidth=0)
         bars = {"yerr": y.std(ddof=1), "xerr": x.std(ddof=1)} if len(known) > 1 else {}
         mean = ([x.mean()], [y.mean()]) if known else ([], [])
         name = f"{label} ({len(rows)} runs)" if len(rows) > 1 else label
@@ -183,8 +186,10 @@ def draw_comparison(
             **bars,
             **style,
             markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
+            markeredgecolor="white"
+            if style["markerfacecolor"] == style["color"]
+            else style["color"],
+            markeredgewidth=0.5 if style["markerfacecolor"] == style["color"] else 1.0,
             elinewidth=0.9,
             capsize=2,
             label=name,
@@ -287,7 +292,8 @@ def _figure(
         draw_comparison(results, quantity, ax, measure)
         if ax is not axes[0]:
             ax.set_ylabel("")
-    legend_below(figure, axes, columns)
+    several = any(len(rows) > 1 for rows in results.values())
+    legend_below(figure, axes, columns, BARS if several else "")
     return figure
 
 

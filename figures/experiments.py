@@ -39,6 +39,7 @@ from ._style import (
     new_figure,
     note,
     plain_log_labels,
+    reach,
     tidy,
 )
 
@@ -64,7 +65,7 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
         By the group's words, for each seed its values. What belongs to one seed is joined by a line.
     ylabel : str
     """
-    figure = new_figure(COLUMN_WIDTH, 2.6)
+    figure = new_figure(COLUMN_WIDTH, 2.8)
     ax = figure.subplots()
     means = [[float(np.mean(values)) for values in seeds] for seeds in groups.values()]
     if len({len(column) for column in means}) == 1:
@@ -74,7 +75,7 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
         colour = COLOURS[x % len(COLOURS)]
         each = [value for values in seeds for value in values]
         ax.plot([x] * len(each), each, ".", color=colour, markersize=4, alpha=0.6, zorder=2)
-        deviation = float(np.std(column, ddof=1)) if len(column) > 1 else 0.0
+        deviation = float(np.std(column, ddof=1)) if len(column) > 1 else None
         ax.errorbar(
             x + 0.18,
             np.mean(column),
@@ -87,6 +88,10 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
             zorder=3,
         )
     tidy(ax, ylabel=ylabel)
+    words = "dots: networks; a line: one seed" if len(means[0]) > 1 else "dots: networks"
+    if any(len(column) > 1 for column in means):
+        words += "\nlarge: mean of the seeds, with one standard deviation"
+    figure.supxlabel(words, fontsize=FONT_SIZE, color=GREY)
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set_xlim(-0.5, len(groups) - 0.5)
     return figure
@@ -181,7 +186,7 @@ def draw_efficiency(rows: Rows) -> Figure:
         accuracies = [100 * row["test_accuracy"] for row in of_method]
         style = {"color": colour, "marker": marker, "linestyle": ""}
         axes[2].plot(spent, accuracies, **style, markersize=3, alpha=0.5, markeredgewidth=0)
-        deviation = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
+        deviation = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
         axes[2].errorbar(
             np.mean(spent),
             np.mean(accuracies),
@@ -194,7 +199,11 @@ def draw_efficiency(rows: Rows) -> Figure:
         )
     tidy(axes[0], xlabel="images passed in search", ylabel="accuracy in search (%)")
     tidy(axes[1], xlabel="seconds of search", ylabel="accuracy in search (%)")
-    tidy(axes[2], xlabel="seconds of search", ylabel="test accuracy, trained alone (%)")
+    tidy(
+        axes[2],
+        xlabel="seconds of search (log, but for 0)",
+        ylabel="test accuracy, trained alone (%)",
+    )
     for ax in axes[:2]:
         if not any(len(line.get_xdata()) for line in ax.lines):
             note(ax, "no search has validated yet")
@@ -207,7 +216,9 @@ def draw_efficiency(rows: Rows) -> Figure:
     plain_log_labels(axes[2].xaxis)
     axes[2].margins(0.1)
     axes[2].set_xlim(left=-least / 3)
-    legend_below(figure, axes, columns=3)
+    several = any(len(of_method) > 1 for of_method in searches.values())
+    words = "right: every search small, the mean large with one standard deviation over seeds"
+    legend_below(figure, axes, columns=3, title=words if several else "")
     return figure
 
 
@@ -263,9 +274,10 @@ _BEHAVIOUR = {
 def draw_ablation(rows: Rows) -> Figure:
     """Return the figure of the settings' accuracies less that of their centre, and of what their codes did."""
     names = [name for name in ablation.SETTINGS if any(row["setting"] == name for row in rows)]
-    figure = new_figure(PAGE_WIDTH, 0.6 + 0.17 * len(names))
+    figure = new_figure(PAGE_WIDTH, 0.75 + 0.17 * len(names))
     axes = figure.subplots(1, 1 + len(_BEHAVIOUR), sharey=True, width_ratios=(2.2, 1, 1, 1))
     axes[0].axvline(0, color=GREY, linewidth=0.8)
+    everything, intervals = [0.0], []
     for y, name in enumerate(names):
         setting = ablation.SETTINGS[name]
         colour = _colour_of(name)
@@ -275,7 +287,9 @@ def draw_ablation(rows: Rows) -> Figure:
         if setting.centre is not None and differences:
             mean, low, high = mean_interval(differences)
             axes[0].plot(differences, [y] * len(differences), ".", color=GREY, markersize=2.5)
+            everything += differences
             if np.isfinite(low):
+                intervals.append((low, high))
                 axes[0].plot([low, high], [y, y], color=colour, linewidth=1.0)
             axes[0].plot(mean, y, "o", color=colour, markersize=3.5)
         for ax, quantity in zip(axes[1:], _BEHAVIOUR, strict=True):
@@ -291,6 +305,15 @@ def draw_ablation(rows: Rows) -> Figure:
     for ax, words in zip(axes[1:], _BEHAVIOUR.values(), strict=True):
         tidy(ax, xlabel=words)
         ax.set_xlim(-5, 105)
+    left, right = reach(everything, intervals)
+    axes[0].set_xlim(left, right)
+    beyond = any(low < left or high > right for low, high in intervals)
+    words = "small: seeds; large: means"
+    if intervals:
+        words += ", with 95 % intervals by Student's t"
+    if beyond:
+        words += "; those of few seeds go on beyond the edge"
+    figure.supxlabel(words, fontsize=FONT_SIZE, color=GREY)
     for ax in axes:
         ax.grid(axis="y", color=GREY, linewidth=0.3, alpha=0.4)
         ax.set_axisbelow(True)

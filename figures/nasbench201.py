@@ -40,7 +40,7 @@ from ._style import (
     whole_numbers,
 )
 
-ACCURACY = "test accuracy of the cell (%)"
+ACCURACY = "cell's accuracy on CIFAR-10 (%),\nstretched towards the optimum"
 _RULES = tuple(dict.fromkeys(variant["rule"] for variant in SPARSE.values()))
 _MATRICES = tuple(dict.fromkeys(variant["matrix"] for variant in SPARSE.values()))
 _TICKS = (10, 50, 70, 80, 85, 90, 92, 93, 94)
@@ -82,7 +82,8 @@ def _look(method: str) -> dict[str, Any]:
         marker = MARKERS[_MATRICES.index(variant["matrix"])]
         return {"color": colour, "marker": marker, "markerfacecolor": fill}
     i = [name for name in METHODS if name not in SPARSE].index(method)
-    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": MARKERS[(2 + i) % len(MARKERS)]}
+    markers = MARKERS[2:]
+    return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": markers[i % len(markers)]}
 
 
 def _stretch(ax: Axes, optimum: float, values: Sequence[float]) -> None:
@@ -149,7 +150,7 @@ def draw_cost(results: Results) -> Figure:
         )
         mean, deviation = fmean(accuracies), float(np.std(accuracies, ddof=len(rows) > 1))
         # nothing is above the optimum
-        whiskers = [[deviation], [min(deviation, max(optimum - mean, 0))]]
+        whiskers = [[deviation], [min(deviation, max(optimum - mean, 0))]] if deviation else None
         ax.errorbar(
             x, mean, whiskers, **look, markersize=4.5, linewidth=0.8, label=method, zorder=3
         )
@@ -165,7 +166,8 @@ def draw_cost(results: Results) -> Figure:
     if 0 in counted.values():
         xlabel = xlabel.replace(")", "; none at the left)")
     tidy(ax, xlabel=xlabel, ylabel=ACCURACY)
-    legend_below(figure, [ax], columns=3)
+    words = "dots: seeds; large: the mean of the accuracies, with one standard deviation"
+    legend_below(figure, [ax], columns=3, title=words)
     return figure
 
 
@@ -193,13 +195,14 @@ def draw_trajectories(results: Results) -> Figure:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     everything: list[float] = []
     for ax, (title, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
+        for i, name in enumerate(names):
             paths = np.array(
                 [[accuracy for _, accuracy in row["trajectory"]] for row in methods[name]]
             )
             low, middle, high = np.quantile(paths, (0.25, 0.5, 0.75), axis=0)
             everything += [*low]
-            colour, dashes = _look(name)["color"], "-"
+            # in a panel of their own: every colour once, then with dashes
+            colour, dashes = COLOURS[i % len(COLOURS)], ("-", (0, (3, 1.5)))[i // len(COLOURS) % 2]
             if name in SPARSE:  # one rule in a panel
                 colour = COLOURS[_MATRICES.index(SPARSE[name]["matrix"])]
                 dashes = "-" if SPARSE[name]["reencode"] else (0, (3, 1.5))
@@ -213,7 +216,8 @@ def draw_trajectories(results: Results) -> Figure:
         _mark_references(ax, known)
     axes[0].set_ylabel(ACCURACY, fontsize=FONT_SIZE)
     whole_numbers(axes)
-    legend_below(figure, axes, columns=4 if len(panels) > 1 else 2)
+    words = "lines: medians over seeds; bands: quartiles"
+    legend_below(figure, axes, columns=4 if len(panels) > 1 else 2, title=words)
     return figure
 
 

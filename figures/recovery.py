@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
+from tqdm import tqdm
 
 import solvers
 from isnas.drawing import PAGE_WIDTH
@@ -189,6 +190,7 @@ def make_figure(
     lengths: Sequence[int] = range(2, 15),
     sizes: Sequence[int] = NODE_SIZES,
     seed: int = 0,
+    progress: bool = False,
 ) -> Figure:
     """Compute and return the figure.
 
@@ -199,6 +201,8 @@ def make_figure(
     sparsities, lengths, sizes : sequences of int
         The s, m and n.
     seed : int
+    progress : bool
+        Whether to show on a terminal how far it is.
 
     Raises
     ------
@@ -213,14 +217,17 @@ def make_figure(
     heights = [0.1 * rows] * len(RULES) + [1.2]
     axes = figure.subplots(len(RULES) + 1, len(KINDS), height_ratios=heights)
     grid = {"lengths": lengths, "sizes": sizes, "sparsities": sparsities}
+    cells = [(s, n, m) for s in sparsities for n in sizes for m in lengths]
+    total = len(RULES) * len(KINDS) * len(cells) + len(KINDS)
+    done = tqdm(total=total, leave=False, disable=None if progress else True)
     for row, rule in zip(axes, RULES, strict=False):
         for ax, kind in zip(row, KINDS, strict=True):
-            table = [
-                recovery_probability(rule, kind, m, n, s, trials=trials, random=random)
-                for s in sparsities
-                for n in sizes
-                for m in lengths
-            ]
+            table = []
+            for s, n, m in cells:
+                table.append(
+                    recovery_probability(rule, kind, m, n, s, trials=trials, random=random)
+                )
+                done.update()
             shape = len(sparsities), len(sizes), len(lengths)
             image = draw_phases(np.reshape(table, shape), ax, **grid)
             ax.set_title(f"{kind.capitalize()}: {rule}", fontsize=FONT_SIZE, color=INK, pad=3)
@@ -236,8 +243,12 @@ def make_figure(
             found, fractions, ax, title=f"{kind.capitalize()}: m = {m}, n = {n}, s = {s}"
         )
         ax.title.set_fontsize(FONT_SIZE)
+        done.update()
+    done.close()
     axes[-1][0].set_ylabel("‖Az - b‖ / ‖b‖", fontsize=FONT_SIZE, color=INK)
-    legend_below(figure, axes[-1], columns=5)
+    legend_below(
+        figure, axes[-1], columns=5, title="lines: medians; bands: 10th to 90th percentile"
+    )
     return figure
 
 
@@ -248,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random problems")
 
     def draw(given: argparse.Namespace) -> Figure:
-        return make_figure(given.trials, seed=given.seed)
+        return make_figure(given.trials, seed=given.seed, progress=True)
 
     return run_command(parser, draw, arguments)
 

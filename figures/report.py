@@ -207,7 +207,8 @@ _PICTURES: tuple[tuple[str, Callable[[RunRecord], Figure], str], ...] = (
     (
         "Freezing",
         freezing.make_figure,
-        "How far each node's z moved between two recoveries; a circle: the node was frozen.",
+        "How far each node's z moved between two recoveries. A circle: the node had settled, and was frozen. A cross: "
+        "the search ended, and cut it off as it was.",
     ),
     (
         "Sparsity",
@@ -226,7 +227,8 @@ def _picture(
     there = {
         "Training": any(len(run.epochs(part)) for part in run.parts),
         "Comparison": tested > 1,
-        "Freezing": bool(run.trajectories),
+        # else no node is ever frozen
+        "Freezing": bool(run.trajectories) and "freeze_threshold" in run.options,
         "Sparsity": bool(run.trajectories),
     }
     if not there[title]:

@@ -153,7 +153,7 @@ def _draw_key(figure: Figure, scale: float, frozen: bool, refused: bool) -> None
     end = np.floor(10 * scale) / 10 if scale >= 0.1 else scale
     ticks = [-end, -end / 4, 0, end / 4, end]
     figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=ticks, format="{x:.3g}")
-    tidy(bar, xlabel="z, as a share of its l1 norm")
+    tidy(bar, xlabel="z, as a share of its l1 norm (colours go by its square root)")
     marks = [Patch(facecolor="none", edgecolor=INK, linewidth=0.8, label="active")]
     if frozen:
         marks.append(Patch(facecolor=PALE, label="frozen"))

@@ -6,7 +6,8 @@ python -m figures.training [LABEL=]RUN [[LABEL=]RUN ...] -o training.svg
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from isnas.runtime.errors import UserError
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, open_groups
-from ._style import COLOURS, GREY, legend_below, new_figure, tidy, whole_numbers
+from ._style import COLOURS, GREY, MARKERS, legend_below, new_figure, tidy, whole_numbers
 
 _SEARCHING = ("search",)
 _RANDOM = "random architectures"
@@ -45,7 +46,13 @@ def curves_of(groups: Groups) -> dict[str, Curves]:
     return {stage: curves for stage, curves in stages.items() if curves}
 
 
-def draw_curves(curves: Curves, quantity: str, ax: Axes, colours: dict[str, str]) -> None:
+def draw_curves(
+    curves: Curves,
+    quantity: str,
+    ax: Axes,
+    colours: dict[str, str],
+    markers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Draw a quantity over epochs: on training images solid, on validation images dashed, at the test a star.
 
     Parameters
@@ -56,6 +63,8 @@ def draw_curves(curves: Curves, quantity: str, ax: Axes, colours: dict[str, str]
     ax : matplotlib.axes.Axes
     colours : dict of str to colour
         By label.
+    markers : mapping of str to marker, optional
+        By label: of those whose colour others have, too.
     """
     for label, members in curves.items():
         colour = colours[label]
@@ -67,8 +76,10 @@ def draw_curves(curves: Curves, quantity: str, ax: Axes, colours: dict[str, str]
             low, mean, high = _spread(known)
             x = np.arange(1, len(mean) + 1)
             name = label if split == "train" else f"{label}, validation"
-            dot = "." if len(mean) == 1 else None
-            ax.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.0, label=name, marker=dot)
+            dot = "." if len(mean) == 1 else markers.get(label)
+            every = max(1, len(mean) // 8)
+            style = {"color": colour, "linestyle": dashes, "linewidth": 1.0}
+            ax.plot(x, mean, **style, label=name, marker=dot, markersize=3, markevery=every)
             if len(known) > 1:
                 ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         for run, part in members:
@@ -117,13 +128,15 @@ def make_figure(groups: Groups) -> Figure:
     plain = [label for label in labels if not label.endswith(_RANDOM)]
     colours = {label: COLOURS[i % (len(COLOURS) - 1)] for i, label in enumerate(plain)}
     colours |= {label: GREY for label in labels if label not in colours}
+    rounds = len(COLOURS) - 1
+    markers = {label: MARKERS[i // rounds] for i, label in enumerate(plain) if i >= rounds}
     figure = new_figure(PAGE_WIDTH if len(stages) > 1 else COLUMN_WIDTH, 4.0)
     axes = figure.subplots(2, len(stages), sharex="col", squeeze=False)
     for column, (stage, curves) in zip(axes.T, stages.items(), strict=True):
         members = [member for each in curves.values() for member in each]
         measure = members[0][0].measure
         for ax, quantity in zip(column, ("loss", measure.name), strict=True):
-            draw_curves(curves, quantity, ax, colours)
+            draw_curves(curves, quantity, ax, colours, markers)
         column[0].set_ylim(0, 1.08 * column[0].dataLim.y1)
         if measure.scale == 100:  # a share
             column[1].set_ylim(0, 1.02)
@@ -136,7 +149,13 @@ def make_figure(groups: Groups) -> Figure:
     _explain_marks(
         axes[0, 0], [member for c in stages.values() for m in c.values() for member in m]
     )
-    legend_below(figure, axes.flat, columns=3)
+    several = any(len(m) > 1 for curves in stages.values() for m in curves.values())
+    legend_below(
+        figure,
+        axes.flat,
+        columns=3,
+        title="lines: means over runs; bands: from the least to the largest" if several else "",
+    )
     return figure
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..runtime.errors import UserError
 from ..spaces.base import Space
@@ -25,7 +26,19 @@ from ..spaces.darts import DARTS_SPACE
 from ..spaces.genotype import CellGenotype, Edge, Genotype
 from .layers import layers_figure
 from .layout import PORT, CellCoefficients, Diagram, Flow, Link, Thing
-from .painting import FONT, INK, TITLE_FONT, figure_format, paint, save_figure, size
+from .painting import (
+    FONT,
+    INK,
+    OPERATION_FONT,
+    THICKEST,
+    THINNEST,
+    TITLE_FONT,
+    figure_format,
+    paint,
+    save_figure,
+    size,
+    text_width,
+)
 
 COLUMN_WIDTH = 3.4
 """Width of one column of a two-column paper, in inches."""
@@ -35,6 +48,8 @@ PAGE_WIDTH = 7.0
 _MARGIN = 2.0
 _TITLE_BAND = 17.0
 _BETWEEN_CELLS = 14.0
+_KEY_BAND = 14.0
+_KEY_LINE = 16.0
 
 
 def draw_cell(
@@ -98,7 +113,7 @@ def draw_cells(
     path : path, optional
         Where to save the figure: .svg, .png or .pdf. The same genotype gives the same bytes.
     coefficients : mapping of kind to (mapping of (node, Edge) to float), optional
-        Shown as line widths, on one scale for all kinds of cell.
+        Shown as line widths, on one scale for all kinds of cell, with a key.
     title : str, optional
         Title of the figure.
     width : float, optional
@@ -136,7 +151,9 @@ def draw_cells(
 
     heights = [_TITLE_BAND + max(d.easy_size[1] for _, d in row) for row in rows]
     band = _TITLE_BAND if title else 0.0
-    total = band + sum(heights) + _BETWEEN_CELLS * (len(rows) - 1) + 2 * _MARGIN
+    largest = _largest([coefficients.get(kind) for kind in genotype.kinds] if coefficients else [])
+    key = _KEY_BAND if largest else 0.0
+    total = band + sum(heights) + _BETWEEN_CELLS * (len(rows) - 1) + 2 * _MARGIN + key
     figure = Figure(figsize=(full / 72, total / 72))
     if title:
         figure.text(
@@ -149,7 +166,9 @@ def draw_cells(
             size=TITLE_FONT + 1,
             color=INK,
         )
-    largest = _largest([coefficients.get(kind) for kind in genotype.kinds] if coefficients else [])
+    if coefficients and largest:
+        negative = any(value < 0 for cell in coefficients.values() for value in cell.values())
+        _draw_key(figure, largest, negative)
     top = total - _MARGIN - band
     for row, height in zip(rows, heights, strict=True):
         # what is left over goes to the cells, in proportion to what they need
@@ -173,6 +192,25 @@ def draw_cells(
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _draw_key(figure: Figure, largest: float, negative: bool) -> None:
+    """Say along the lower edge which coefficient a line's width stands for, and what dashes are."""
+    full, total = (72 * float(extent) for extent in figure.get_size_inches())
+    entries = [(f"{largest:.2g}", THICKEST, False), ("0", THINNEST, False)]
+    if negative:
+        entries.append(("negative", (THICKEST + THINNEST) / 2, True))
+    left, middle = 2 * _MARGIN, _MARGIN + _KEY_BAND / 2
+    words = {"va": "center", "family": FONT, "size": OPERATION_FONT, "color": INK}
+    for text, line_width, dashed in (("coefficient:", 0.0, False), *entries):
+        if line_width:
+            x = [left / full, (left + _KEY_LINE) / full]
+            dashes = (0, (2.5, 1.2)) if dashed else "solid"
+            style = {"linewidth": line_width, "linestyle": dashes, "color": INK}
+            figure.add_artist(Line2D(x, [middle / total] * 2, solid_capstyle="butt", **style))
+            left += _KEY_LINE + 3
+        figure.text(left / full, middle / total, text, ha="left", **words)
+        left += text_width(text, OPERATION_FONT, False) + 10
 
 
 def _rows(

@@ -75,7 +75,7 @@ class Trajectory:
     iterations, nonzeros : ndarray of int, shape (R,)
         Iterations of the LASSO's method; non-zeros of z.
     moved : ndarray, shape (R,)
-        ||z_S - (z_S of the recovery before)||; inf at the first.
+        ||z - (z of the recovery before)||, of whole solutions; inf at the first.
     changed, frozen : ndarray of bool, shape (R,)
         Whether the support is another than before; whether the node was frozen then or earlier.
     refused : ndarray of bool, shape (R,)

@@ -25,9 +25,9 @@ def command(name: str, *arguments: object) -> int:
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
 @pytest.mark.parametrize("name", ["cells", "freezing"])
-def test_formats(name: str, suffix: str, search_run: Path, tmp_path: Path) -> None:
+def test_formats(name: str, suffix: str, train_run: Path, tmp_path: Path) -> None:
     path = tmp_path / f"figure{suffix}"
-    assert command(name, search_run, "-o", path) == 0
+    assert command(name, train_run, "-o", path) == 0
     assert path.read_bytes().startswith(SIGNATURES[suffix])
     assert path.stat().st_size > 5000
 
@@ -43,11 +43,11 @@ def test_formats(name: str, suffix: str, search_run: Path, tmp_path: Path) -> No
     ],
 )
 def test_texts_and_the_same_bytes_each_time(
-    name: str, expected: list[str], search_run: Path, tmp_path: Path
+    name: str, expected: list[str], search_run: Path, train_run: Path, tmp_path: Path
 ) -> None:
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in paths:
-        assert command(name, search_run, "-o", path) == 0
+        assert command(name, train_run if name == "freezing" else search_run, "-o", path) == 0
     content = paths[0].read_text()
     for text in expected:
         assert text in content
@@ -87,15 +87,22 @@ def test_mistakes_are_one_line(
         assert err.endswith("\n")
 
 
+def test_freezing_of_a_run_that_freezes_nothing(
+    search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("freezing", search_run, "-o", tmp_path / "x.svg") == 2
+    assert "is a run of ista-two-stage: no node is frozen in it" in capsys.readouterr().err
+
+
 def test_unknown_kind(search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("sparsity", search_run, "--kind", "x", "-o", tmp_path / "x.svg") == 2
     assert "there are normal, reduction" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_as_a_program(search_run: Path, tmp_path: Path) -> None:
+def test_as_a_program(train_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "freezing.svg"
     program = [sys.executable, "-W", "error", "-m", "figures.freezing"]
-    done = subprocess.run([*program, search_run, "-o", path], capture_output=True, text=True)
+    done = subprocess.run([*program, train_run, "-o", path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from figures import cells, compare, freezing, sparsity, training
 from figures._node_code import draw_heat_map
 from figures._node_code import shares as shares_of
 from figures._runs import group_runs, open_groups
+from figures._style import look, reach
 from isnas import GENOTYPES
 from isnas.runs.records import RunRecord
 from isnas.runtime.errors import UserError
@@ -30,11 +32,14 @@ def run(request: pytest.FixtureRequest) -> RunRecord:
 
 
 @pytest.mark.parametrize("module", [sparsity, freezing])
-def test_code_figures(module: object, run: RunRecord, check_figure: Check) -> None:
-    texts = check_figure(module.make_figure(run))
-    assert "Normal cell" in texts
-    assert "Reduction cell" in texts
-    assert any(text.startswith("node 3") for text in texts)
+def test_code_figures(
+    module: object, train_run: Path, search_run: Path, check_figure: Check
+) -> None:
+    for directory in (train_run, search_run) if module is sparsity else (train_run,):
+        texts = check_figure(module.make_figure(RunRecord(directory)))
+        assert "Normal cell" in texts
+        assert "Reduction cell" in texts
+        assert any(text.startswith("node 3") for text in texts)
 
 
 @pytest.mark.parametrize("module", [sparsity, freezing])
@@ -86,12 +91,81 @@ def test_freezing_shows_movements_and_the_threshold(train_run: Path) -> None:
     run = RunRecord(train_run)
     code = run.trajectories["normal", 1]
     ax = Figure().subplots()
-    freezing.draw_freezing([code], ax, threshold=0.05)
+    freezing.draw_freezing([code], ax, freezing.Freezing(0.05))
     line = ax.lines[0]
     assert line.get_ydata().tolist() == code.moved[1 : code.frozen_at + 1].tolist()
-    assert line.get_label() == f"node 1: frozen after {code.frozen_at}"
+    assert line.get_label() == f"node 1: settled after {code.frozen_at}"
     assert any(list(line.get_ydata()) == [0.05, 0.05] for line in ax.lines)
     assert ax.get_yscale() == "log"
+
+
+def test_freezing_tells_what_settled_from_what_was_cut_off(train_run: Path) -> None:
+    run = RunRecord(train_run)
+    rule = freezing.Freezing.of(run)
+    assert (rule.threshold, rule.limit, rule.by_cut) == (0.05, 4, False)
+    for code in run.trajectories.values():
+        at = code.frozen_at
+        z = np.linalg.norm(code.z[at] - code.z[at - 1])
+        assert z == pytest.approx(rule.movement(code)[at])
+        settled = z <= 0.05 and np.linalg.norm(code.z[at]) >= 0.1 * 0.05
+        assert rule.cut_off(code) == (not settled)
+        assert at == 4 or settled
+        # with no threshold nothing settles; with a huge one all does
+        for threshold, expected in ((0.0, at == 4), (1e9, False)):
+            other = freezing.Freezing(threshold, 4)
+            assert other.cut_off(code) == expected
+        ax = Figure().subplots()
+        freezing.draw_freezing([code], ax, freezing.Freezing(0.0, at))
+        labels = ax.get_legend_handles_labels()[1]
+        assert f"node {code.node}: cut off after {at}" in labels
+        assert "cut off" in labels
+
+
+def test_freezing_by_the_cut_shows_its_movement(train_run: Path) -> None:
+    code = RunRecord(train_run).trajectories["normal", 1]
+    cut = np.zeros_like(code.z)
+    for r, support in enumerate(code.support):
+        cut[r, support] = code.z[r, support]
+    expected = [np.linalg.norm(b - a) for a, b in itertools.pairwise(cut)]
+    found = freezing.Freezing(0.05, by_cut=True).movement(code)
+    assert found[1:] == pytest.approx(expected) and found[0] == np.inf
+
+
+def test_data_sets_are_named_where_there_are_several(
+    train_run: Path, search_run: Path, tmp_path: Path, check_figure: Check
+) -> None:
+    """Not of one colour, whatever the label, and neither are the random architectures of both."""
+    copies = []
+    for run in (train_run, search_run):
+        copy = Path(shutil.copytree(run, tmp_path / run.name))
+        text = (copy / "config.json").read_text()
+        (copy / "config.json").write_text(text.replace('"digits"', '"folder/letters"'))
+        copies.append(copy)
+    runs = [RunRecord(path) for path in (train_run, copies[0])]
+    assert list(group_runs([("a", run) for run in runs])) == ["a on digits", "a on letters"]
+    assert list(group_runs([("", runs[0]), ("", RunRecord(copies[1]))])) == [
+        "ista-one-stage on digits",
+        "ista-two-stage on letters",
+    ]
+    groups = open_groups([str(search_run), str(copies[1])])
+    results = compare.results_of(groups)
+    assert {"random architectures on digits", "random architectures on letters"} <= set(results)
+    texts = check_figure(compare.make_figure(groups))
+    assert compare.BARS in texts
+
+
+def test_many_methods_are_told_apart() -> None:
+    looks = {tuple(sorted(look(i).items())) for i in range(20)}
+    assert len(looks) == 20
+
+
+def test_intervals_of_two_seeds_leave_the_values_their_room() -> None:
+    """Of the values' range at least a third of the axis is left, whatever the intervals."""
+    low, high = reach([0.0, 1.0, 3.0], [(-500.0, 400.0), (float("nan"), float("nan"))])
+    assert low <= -3 and high >= 6 and high - low < 10
+    low, high = reach([0.0, 3.0], [(-0.5, 3.2)])
+    assert -1 < low < -0.5 and 3.2 < high < 3.5
+    assert reach([1.0], []) == pytest.approx((0.95, 1.05))
 
 
 def test_cells_have_the_coefficients_of_the_last_recovery(run: RunRecord) -> None:

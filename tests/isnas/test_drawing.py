@@ -285,6 +285,10 @@ def test_widths_show_coefficients() -> None:
         expected = [(round(0.5 + 2.3 * abs(v), 6), v < 0) for v in cell_values]
         drawn = [(round(ln.get_linewidth(), 6), ln.get_linestyle() != "solid") for ln in lines]
         assert sorted(drawn) == sorted(expected)
+    # a key says what the widest line and dashes are
+    key = [text.get_text() for text in figure.texts]
+    assert key == ["coefficient:", "1", "0", "negative"]
+    assert [line.get_linewidth() for line in figure.artists] == [2.8, 0.5, (2.8 + 0.5) / 2]
     # one scale for all kinds
     widest = [max(line.get_linewidth() for line in lines_of(ax)) for ax in figure.axes]
     assert widest == pytest.approx([0.5 + 2.3, 0.5 + 2.3 / 2])
