@@ -347,7 +347,7 @@ class CellNetwork(nn.Module, ABC):
         closing: dict[int, list[int]] = {}  # places with a closing norm, by its channels
         for k, norm in enumerate(norms[0]):
             if norm is not None:
-                closing.setdefault(len(norm.weight), []).append(k)
+                closing.setdefault(norm.num_features, []).append(k)
         found = [list(values) for _ in cells]
         for closed in closing.values():
             of_closed = torch.stack([values[k] for k in closed])

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..runtime.errors import UserError, short
@@ -36,6 +36,8 @@ CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
 
 def check_images(x: Tensor, channels: int) -> None:
     """Raise a `UserError` unless x is a batch of images of so many channels, ready for a network."""
+    if isinstance(x, fx.Proxy):  # while the network is traced
+        return
     if not isinstance(x, Tensor):
         raise UserError(f"images must be a tensor of shape (B, {channels}, H, W), got {short(x)}")
     if torch.jit.is_tracing():  # there sizes are tensors
@@ -150,7 +152,33 @@ def synchronise(network: nn.Module) -> None:
             module.synchronised = True
 
 
-class Operation(nn.Module):
+class Closed(nn.Module):
+    """What may end in a norm, which then takes its coefficient.
+
+    Attributes
+    ----------
+    norm : nn.Module or None
+        With a weight and a bias.
+    """
+
+    norm: nn.Module | None
+
+    @torch.no_grad()
+    def absorb(self, coefficient: Tensor) -> None:
+        """Multiply its output by a coefficient, 0-d, for good.
+
+        Raises
+        ------
+        UserError
+            When it has no closing norm.
+        """
+        if self.norm is None:
+            raise UserError("an operation without a closing norm cannot absorb a coefficient")
+        self.norm.weight.mul_(coefficient)
+        self.norm.bias.mul_(coefficient)
+
+
+class Operation(Closed):
     """A body and its closing batch norm, if it has one.
 
     Parameters
@@ -173,20 +201,6 @@ class Operation(nn.Module):
         if self.norm is not None:
             return self.norm(x, factor)
         return x if factor is None else factor * x
-
-    @torch.no_grad()
-    def absorb(self, coefficient: Tensor) -> None:
-        """Multiply its output by a coefficient, 0-d, for good.
-
-        Raises
-        ------
-        UserError
-            When it has no closing batch norm.
-        """
-        if self.norm is None:
-            raise UserError("an operation without a closing batch norm cannot absorb a coefficient")
-        self.norm.weight.mul_(coefficient)
-        self.norm.bias.mul_(coefficient)
 
 
 class StridedPointwise(nn.Conv2d):

@@ -32,7 +32,7 @@ from ..runtime.options import BaseOptions
 from ..runtime.processes import part_of, processes, rank
 from ..spaces.base import Place, Space
 from .core import CellNetwork, Coefficients, Incoming, Term
-from .operations import Affine, LayerNorm
+from .operations import Affine, Closed, LayerNorm
 
 INIT_RANGE = 0.04
 """Initial weights are uniform in [-0.04, 0.04] (DARTS)."""
@@ -130,7 +130,7 @@ class Prediction(NamedTuple):
     """The same after dropout."""
 
 
-class Activation(nn.Module):
+class Activation(Closed):
     """What stands at a place: an activation, its closing norm if it has one, and its matrix if that is its own.
 
     Parameters

@@ -10,8 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-# pages whose blocks are pieces of something larger, which stands in a test of its own
-PIECES = {"methods.md"}  # a cluster of one's own
+PIECES = {"methods.md", "use.md"}  # a cluster of one's own; see test_use
 PAGES = [
     page
     for page in sorted((ROOT / "docs").glob("*.md"))

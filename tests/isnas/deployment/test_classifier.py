@@ -140,7 +140,7 @@ def test_a_network_of_an_earlier_version_is_loaded(tmp_path: Path) -> None:
         (describe(classes=2), "3 classes, got 2 names"),
         (describe(mean=[0.5], std=[0.5]), "3 channels, they are prepared with 1"),
         (describe(std=[0.5] * 3, mean=[0.5]), "std must be"),
-        ({**describe(), "classes": "abc"}, "classes must be a list of names"),
+        ({**describe(), "classes": "abc"}, "classes must be a list"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(data: dict | None, words: str, tmp_path: Path) -> None:
@@ -151,7 +151,9 @@ def test_what_does_not_fit_is_one_clear_line(data: dict | None, words: str, tmp_
 
 
 def test_a_folder_without_a_network_is_said(tmp_path: Path) -> None:
-    with pytest.raises(isnas.UserError, match=r"holds no network: there is no network\.pt in it"):
+    with pytest.raises(
+        isnas.UserError, match=r"holds no trained network \(yet\): there is no network\.pt in it"
+    ):
         isnas.load_classifier(tmp_path)
 
 

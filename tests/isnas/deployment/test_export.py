@@ -316,7 +316,7 @@ def test_the_command_says_what_it_wrote(
     ("words", "message"),
     [
         (["export"], "NETWORK"),
-        (["export", "."], "holds no network"),
+        (["export", "."], "holds no trained network"),
         (["export", "NETWORK", "--format", "onxx"], "did you mean onnx?"),
         (["export", "NETWORK", "--batch-size", "0"], "batch_size must be at least 1, or dynamic"),
         (["export", "NETWORK", "--batch-size", "all"], "expected a whole number or dynamic"),

@@ -120,7 +120,7 @@ def test_results_go_to_a_file(place: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "message"),
     [
         (["predict", "network.pt"], "IMAGES"),
-        (["predict", "photos", "a.png"], "photos holds no network"),
+        (["predict", "photos", "a.png"], "photos holds no trained network"),
         (["predict", "none.pt", "a.png"], "none.pt cannot be read"),
         (["predict", "network.pt", "a.png", "--top", "0"], "top must be at least 1, got 0"),
         (["predict", "network.pt", "a.png", "--batch-size", "0"], "batch_size must be at least 1"),

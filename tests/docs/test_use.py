@@ -12,7 +12,7 @@ from pictures import make_folder, photograph
 
 from isnas.cli import main
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SHORT = {"train": "--channels 2 --cells 3 --batch-size 8 --search-epochs 1 --epochs 1 --device cpu"}
 """Options that make the commands of the pages quick."""
 
