@@ -73,14 +73,16 @@ def row_form(measure: Measure) -> Form:
         "failed": Record({"error": TEXT}, {**judged, **spent, **others}, MEASURES, ANYTHING),
         CHILDREN: Record({"scores": scores}, others, MEASURES, ANYTHING),
         SAMPLED: Record(judged, others, MEASURES, ANYTHING),
+        **{
+            name: Record({**judged, "width": Whole()}, others, MEASURES, ANYTHING)
+            for name in HAND_MADE
+        },
         "search": Record({**judged, **spent}, others, MEASURES, ANYTHING),
     }
 
     def of(row: dict[str, Any]) -> Form:
         method = row.get("method")
-        return forms[
-            "failed" if "error" in row else method if method in (CHILDREN, SAMPLED) else "search"
-        ]
+        return forms["failed" if "error" in row else method if method in forms else "search"]
 
     return Both((Record({"method": NAME, "seed": Whole()}, others=ANYTHING), Chosen(of)))
 

@@ -13,7 +13,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +230,8 @@ class CellNetwork(nn.Module, ABC):
     kinds: tuple[str, ...]
     cells: nn.ModuleList
     stem: nn.Module
+    additive: ClassVar[bool] = True
+    """Whether multiply-adds are a sum over places."""
 
     def __init__(
         self,

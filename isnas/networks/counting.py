@@ -77,7 +77,8 @@ def multiply_adds_of_modules(network: CellNetwork, size: tuple[int, ...]) -> dic
 class PlaceCosts:
     """Parameters and multiply-adds of discrete networks, read off the super-net that has all their operations.
 
-    They are sums over the places of a genotype and what all networks have in common.
+    They are sums over the places of a genotype and what all networks have in common; multiply-adds of networks whose
+    parts depend on each other (`CellNetwork.additive`) are counted one by one.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ class PlaceCosts:
         every = sum(sum(costs.values()) for costs in self._passes.values())
         self._rest_passes = sum(passes.values()) - auxiliary - every
         self._counted = size is not None
+        self._one_by_one = None if supernet.additive else (supernet, size)
 
     def parameters(self, places: Mapping[str, Iterable[Place]]) -> int:
         """Return the parameters of the network that has these places, without the auxiliary head's."""
@@ -123,6 +125,9 @@ class PlaceCosts:
         """
         if not self._counted:
             raise RuntimeError("multiply-adds were not counted: give the size of samples")
+        if self._one_by_one is not None:
+            supernet, size = self._one_by_one
+            return count_multiply_adds(supernet.discrete(places), size)
         passes = sum(self._passes[kind][p] for kind in places for p in places[kind])
         return self._rest_passes + passes
 

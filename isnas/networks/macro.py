@@ -148,6 +148,8 @@ class MacroNetwork(CellNetwork):
         The layers after which all states are reduced.
     """
 
+    additive: ClassVar[bool] = False  # which states are reduced depends on who reads them
+
     def __init__(
         self,
         space: Space,

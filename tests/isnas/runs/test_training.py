@@ -149,8 +149,8 @@ class TestSchedule:
         seen = []
         original = Weights.set_learning_rate
 
-        def record(self: Weights, done: float, epoch: int | None = None) -> None:
-            original(self, done, epoch)
+        def record(self: Weights, done: float, epoch: int | None = None, *more: object) -> None:
+            original(self, done, epoch, *more)
             seen.append((epoch, self.optimizer.param_groups[0]["lr"]))
 
         with pytest.MonkeyPatch.context() as patch:

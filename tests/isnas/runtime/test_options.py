@@ -58,6 +58,10 @@ BAD: dict[str, list[object]] = {
     "colour": ["sepia", None],
     "flip": [1, "yes", None],
     "split": [0, 1, -0.5, math.nan],
+    "validate": [1, -0.5, math.nan],
+    "layout": ["nchw", None],
+    "nesterov": [1, None],
+    "drop_skips": [1, None],
     "download": [1, "yes", None],
     "data": [3, None],
     "checkpoint_steps": [-1, 0.5],
@@ -196,7 +200,13 @@ class TestDescriptions:
         described = SCHEMAS["one-stage"].fields
         assert described["lam"].type is float
         assert described["m"].type is tuple
-        assert described["matrix"].choices == ("gaussian", "uniform", "orthogonal", "balanced")
+        assert described["matrix"].choices == (
+            "gaussian",
+            "normalised",
+            "uniform",
+            "orthogonal",
+            "balanced",
+        )
         assert described["size_limit"].optional and described["size_limit"].type is int
         assert not described["seed"].optional
         assert described["download"].type is bool
@@ -328,8 +338,10 @@ class TestPresets:
     def test_one_stage_training_of_the_paper(self) -> None:
         """METHOD.md, section 4."""
         p, evaluation = (SCHEMAS[name].compose("paper") for name in ("one-stage", "evaluate"))
-        for part in ("data", "network", "regularization"):
+        for part in ("data", "network"):
             assert getattr(p, part) == getattr(evaluation, part)
+        # in one-stage training drop path takes skips, too: with their norms they are operations like others
+        assert p.regularization == dataclasses.replace(evaluation.regularization, drop_skips=True)
         # the published script's, of which the paper says nothing
         assert p.optimizer == dataclasses.replace(evaluation.optimizer, min_learning_rate=0.001)
         assert (p.method.freeze_threshold, p.method.size_limit) == (1e-3, 3_700_000)
