@@ -170,14 +170,14 @@ def test_interrupted_after_the_last_step(
     """While what was trained is tested: the request is not lost, nor is the run."""
     run = tmp_path / "run"
 
-    test = type(IMAGES).test
+    examine = type(IMAGES).examine
 
-    def tested(*arguments: Any) -> dict[str, float]:
+    def examined(*arguments: Any) -> Any:
         interrupt()
-        return test(*arguments)
+        return examine(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(IMAGES), "test", tested)
+        patch.setattr(type(IMAGES), "examine", examined)
         with pytest.raises(isnas.Interrupted):
             isnas.train(out=run, **TRAIN)
     isnas.resume(run)

@@ -364,7 +364,7 @@ class TestReinforce:
 BAD: dict[str, list[object]] = {
     "architectures": [0, 1.5, True, "7"],
     "s": [0, (1, 0), (), 1.5],
-    "primitives": ["skip_connect", ["skip_connect"], (1,), None],
+    "primitives": ["skip_connect", (1,), None],
     "wirings": [(), ("all",), "inputs", None],
     "population": [0, 1.5, None],
     "sample": [0, None],
