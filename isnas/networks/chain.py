@@ -186,6 +186,10 @@ class ChainNetwork(CellNetwork):
         self.head = nn.Sequential(*conv_norm(c, options.features, 1), nn.ReLU())
         self.classifier = nn.Linear(options.features, options.classes)
 
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Return the stem and the layers' operations, see `CellNetwork.blocks`."""
+        return (self.stem, *self.cells[0].nodes.operations.values())
+
     def forward(
         self,
         x: Tensor,

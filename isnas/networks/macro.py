@@ -189,6 +189,10 @@ class MacroNetwork(CellNetwork):
         self.cells = nn.ModuleList([Body(Layers(operations, options.channels))])
         self.classifier = nn.Linear(c, options.classes, bias=False)
 
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Return the stem and what ends each layer but the first, see `CellNetwork.blocks`."""
+        return (self.stem, *(join.norm for join in self.joins[1:]))
+
     def forward(
         self,
         x: Tensor,

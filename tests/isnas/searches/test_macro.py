@@ -29,6 +29,8 @@ SPACE = MacroSpace(layers=3)
 TINY = {"channels": 2, "batch_size": 360, "device": "cpu"}
 FOLLOW = {"evaluation_epochs": 1, "random_architectures": 1}
 CHILDREN = {"architectures": 3, "epochs": 1}
+HALVING = ("successive-halving", "hyperband", "asha")
+RANKERS = ("parameters", "multiply-adds", "naswot", "az-nas")
 REFUSED = {"pc-darts": "no channels of which", "hm-nas": "its masks leave any number"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -44,6 +46,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "evolution": {**CHILDREN, "population": 2, "sample": 2},
     "generational": {**CHILDREN, "population": 2, "parents": 2, "children": 1},
     "reinforce": CHILDREN,
+    **{method: {"architectures": 3, "epochs": 3} for method in HALVING},
+    **{f"training-free-{ranker}": {"architectures": 3} for ranker in RANKERS},
+    "zero-cost-pt": {"proposals": 1, "validation_batches": 1},
 }
 
 
