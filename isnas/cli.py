@@ -546,11 +546,12 @@ def _run(arguments: dict[str, Any]) -> int:
         return 0
     arguments |= {name: tuple(v) for name, v in arguments.items() if isinstance(v, list)}
     common = {"out": arguments.pop("out"), "preset": arguments.pop("preset"), "progress": progress}
-    several = arguments.pop("seeds", None)
-    jobs = arguments.pop("jobs", None) if command != "compare" else None
+    several = jobs = None
+    if command != "compare":  # there these are options like others
+        several, jobs = arguments.pop("seeds", None), arguments.pop("jobs", None)
     if jobs is not None and several is None:
         raise UserError("--jobs is for several seeds: give --seeds, too")
-    if several is not None and command in ("search", "train", "evaluate"):
+    if several is not None:
         return _repeat(_job_of(command, common.pop("preset"), arguments), several, jobs, common)
     if command == "evaluate":
         result = _evaluate(common, arguments)

@@ -378,7 +378,8 @@ def test_module_and_interruption(tmp_path: Path) -> None:
 def test_compare_writes_rows_table_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--methods", "reinforce", "--seeds", "1", "--sampled", "0", "--budget", "1images"]
+    few = ["--methods", "reinforce", "--seeds", "1", "--sampled", "0", "--no-hand-made"]
+    few += ["--budget", "1images"]
     short = ["--child-epochs", "1", "--evaluation-epochs", "1"]
     words = ["compare", *TINY, *few, *short, "--set", "reinforce.hidden=4"]
     words += ["--set", "reinforce.policy_batch=2", "--out", tmp_path]

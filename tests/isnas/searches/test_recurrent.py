@@ -44,9 +44,14 @@ OWN: dict[str, dict[str, Any]] = {
     "evolution": {**CHILDREN, "population": 2, "sample": 2},
     "generational": {**CHILDREN, "population": 2, "parents": 2, "children": 1},
     "reinforce": CHILDREN,
+    "successive-halving": {"architectures": 3, "epochs": 3},
+    "hyperband": {"epochs": 3},
+    "asha": {"architectures": 3, "epochs": 3},
 }
 SPACE = get_space("recurrent", nodes=3)
-NOT_HERE = {"pc-darts", "hm-nas"}
+NOT_HERE = {"pc-darts", "hm-nas", "zero-cost-pt"} | {
+    f"training-free-{ranker}" for ranker in ("parameters", "multiply-adds", "naswot", "az-nas")
+}
 
 
 class Killed(Exception):

@@ -93,5 +93,5 @@ def test_the_best_weights_are_kept() -> None:
             other.load_state_dict(watch.state_dict())
             watch = other
         watch.after_epoch(network, optimizer, last=epoch == 2)
-        weights.append(float(network.weight))
+        weights.append(float(network.weight.detach()))
     assert weights == [0.0, 1.0, 1.0]
