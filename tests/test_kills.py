@@ -255,7 +255,8 @@ def test_a_comparison_killed_anywhere_goes_on_by_the_same_command(
 
     def command(out: Path) -> isnas.Comparison:
         return isnas.compare(
-            methods=("random",), seeds=2, sampled=0, budget="2epochs", data=images, out=out,
+            methods=("random",), seeds=2, sampled=0, hand_made=False, budget="2epochs", data=images,
+            out=out,
             channels=2, cells=3, batch_size=4, device="cpu", evaluation_batch_size=4,
         )  # fmt: skip
 

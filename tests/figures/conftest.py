@@ -34,7 +34,7 @@ def texts_of(figure: Figure) -> list[Text]:
     """Return all texts that can be seen in a drawn figure."""
     found = [*figure.texts]
     for legend in figure.legends:
-        found += legend.get_texts()
+        found += [*legend.get_texts(), legend.get_title()]
     for ax in figure.axes:
         found += [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]
         if ax.get_legend() is not None:
