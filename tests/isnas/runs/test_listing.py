@@ -15,7 +15,7 @@ from isnas.cli import main
 from isnas.runs.directory import LOCK
 from isnas.runs.listing import age, list_runs
 from isnas.runtime.errors import UserError
-from isnas.runtime.files import lock
+from isnas.runtime.files import Folder
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def many(
 def test_every_state_is_told(many: Path) -> None:
     (many / "broken").mkdir()
     (many / "broken" / "config.json").write_text("{")
-    with lock(many / "going on" / LOCK):
+    with Folder(many / "going on").lock(LOCK):
         found = {Path(run.path).name: run for run in list_runs(many)}
     states = {name: run.state for name, run in found.items()}
     assert states == {
