@@ -80,7 +80,9 @@ def test_page(run: RunRecord, tmp_path: Path) -> None:
     assert "url(" not in text
     assert "http" not in text
     assert html.escape(str(run.genotype)) in text
-    freezing = [] if "found" in run.results else ["Freezing"]  # where nothing freezes there is nothing to see
+    freezing = (
+        [] if "found" in run.results else ["Freezing"]
+    )  # where nothing freezes there is nothing to see
     expected = ["Architecture", "Results", "Test", "Training", *freezing, "Sparsity"]
     assert [head for head in headings(text) if head != "Comparison"] == [
         *expected,

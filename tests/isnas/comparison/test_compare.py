@@ -73,9 +73,10 @@ def loaded(patch: pytest.MonkeyPatch) -> Dataset:
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dataset]:
     """Return the data that all commands load now."""
-    return loaded(monkeypatch)
+    yield loaded(monkeypatch)
+    judging._data.cache_clear()  # other tests load their own
 
 
 class ToyOptions(BaseOptions):
