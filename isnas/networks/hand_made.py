@@ -110,7 +110,7 @@ def mobilenet_v2(width: int, options: HandMadeOptions, side: int = 32) -> HandMa
     """Return torchvision's MobileNetV2 (Sandler et al., CVPR 2018), with a width multiplier of so many hundredths.
 
     For images of up to `LARGE` pixels a side three of its five strides are 1, as is usual for CIFAR: with all of them
-    little would be left to see. Channels are not rounded to multiples of 8.
+    little would be left to see. Channels are not rounded to multiples of 8, and there is no dropout.
 
     Parameters
     ----------
@@ -135,6 +135,7 @@ def mobilenet_v2(width: int, options: HandMadeOptions, side: int = 32) -> HandMa
     ]
     body = MobileNetV2(
         options.classes,
+        dropout=0.0,  # its masks would come from no named stream
         width_mult=width / 100,
         inverted_residual_setting=setting,
         round_nearest=1,
