@@ -247,6 +247,11 @@ class Run:
             if int(Path(name).stem) >= self._recoveries:
                 self.folder.remove(name)
         self.folder.tidy("codes", "checkpoints")
+        self._drop_old_checkpoints()
+
+    def _drop_old_checkpoints(self) -> None:
+        for old in checkpoint_names(self.folder)[:-CHECKPOINTS_KEPT]:
+            self.folder.remove(old)
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         problems = []
@@ -393,8 +398,7 @@ class Run:
                 "sizes": {kind: self.folder.size(file) for kind, file in LINES.items()},
             },
         )
-        for old in checkpoint_names(self.folder)[:-CHECKPOINTS_KEPT]:
-            self.folder.remove(old)
+        self._drop_old_checkpoints()
         return self.directory / name
 
     def write_results(self) -> None:
