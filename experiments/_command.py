@@ -15,7 +15,8 @@ from typing import Any, NoReturn, Protocol
 from isnas.comparison.rows import Rows, launch_record
 from isnas.comparison.trials import TABLE, Row, run_trials
 from isnas.runs.loop import Interrupted
-from isnas.runtime.errors import UserError, with_suggestion
+from isnas.runtime import parsing
+from isnas.runtime.errors import UserError
 from isnas.runtime.options import Composition
 from isnas.runtime.progress import Progress
 
@@ -33,7 +34,7 @@ def positive(text: str) -> int:
     return number
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(parsing.Parser):
     """The parser of an experiment's command, with the arguments that all have; says what is wrong in one line.
 
     Parameters
@@ -73,11 +74,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--out", metavar="DIR", type=Path, default=out, help=f"for the results (default {out})"
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with exit status 2 and one line."""
-        message = with_suggestion(message, self._option_string_actions)
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 class Source(Protocol):

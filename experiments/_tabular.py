@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from isnas.codes.choices import Choices
 from isnas.comparison.referee import Meter
-from isnas.comparison.rows import markdown_table
+from isnas.comparison.rows import Rows, launch_record, markdown_table
+from isnas.comparison.trials import Row, run_trials
 from isnas.runs.loop import drive
 from isnas.runtime.devices import resolve_device
 from isnas.runtime.errors import UserError
@@ -37,6 +38,7 @@ from isnas.spaces.genotype import Genotype
 from isnas.spaces.nasbench201 import NASBENCH201_SPACE
 from isnas.tasks.images import Dataset, load_dataset
 
+from ._command import Launch
 from ._statistics import interval_text, mean_interval
 
 # Searches that train each architecture by itself
@@ -182,17 +184,71 @@ def scores_of(
         Of different architectures.
     images : int
     """
-    score: Callable[[Genotype], float] = search.score
-    if isinstance(search, SupernetSearch):
-        batches = list(search.scoring_feed(images).epoch(0))
-        score = lambda genotype: 100 * search.score(genotype, batches)  # noqa: E731
+    shared = isinstance(search, SupernetSearch)
+    batches = list(search.scoring_feed(images).epoch(0)) if shared else None
     random = generator(search.seed, "scored cells")
     found: dict[str, float] = {}
     while len(found) < number:
         genotype = draw(random)
         if str(genotype) not in found:
-            found[str(genotype)] = score(genotype)
+            found[str(genotype)] = (
+                100 * search.score(genotype, batches) if shared else search.score(genotype)
+            )
     return found
+
+
+def run_searches(
+    launch: Launch,
+    size: Any,
+    data: str,
+    trials: Sequence[tuple[Any, ...]],
+    run_trial: Callable[..., Row],
+    *,
+    module: str,
+    settings: dict[str, Any],
+    judged: Callable[[Row], Row],
+    table_text: Callable[..., str],
+    describe: Callable[[Row], str],
+) -> None:
+    """Run the trials that have no row yet, and write what they share: images.pt, rows.jsonl, table.md, about.json.
+
+    Parameters
+    ----------
+    launch : Launch
+    size
+        With the `images` and their `size` that the searches see.
+    data : str
+    trials : sequence of tuple
+        Method, seed, and what else `run_trial` takes.
+    run_trial, judged, table_text, describe : callable
+        See `isnas.comparison.trials.run_trials`: `judged` completes a row.
+    module : str
+        The experiment's ``__name__``.
+    settings : dict
+        What rows must have in common.
+    """
+    with Rows(
+        launch.out, ("method", "seed"), settings, launch_record(module, launch.arguments)
+    ) as rows:
+        if any(
+            method not in BY_TABLE and not rows.has(method, seed) for method, seed, *_ in trials
+        ):
+            prepare_images(images_of(launch), data, size.images, launch.data_root, size.size)
+        run_trials(
+            rows,
+            run_trial,
+            trials,
+            table=table_text,
+            finish=judged,
+            describe=describe,
+            jobs=launch.jobs,
+            progress=launch.progress,
+        )
+
+
+def images_of(launch: Launch) -> Path:
+    """Return where the images are that all trials of a launch share."""
+    return launch.out / "images.pt"
 
 
 # Names and comparisons

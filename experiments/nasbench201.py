@@ -54,9 +54,8 @@ import torch
 
 from isnas import METHODS as REGISTRY
 from isnas import NASBENCH201_SPACE, Genotype
-from isnas.comparison.rows import Rows, launch_record, markdown_table, mean_and_deviation
+from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.statistics import rank_correlation
-from isnas.comparison.trials import run_trials
 from isnas.networks.counting import count_multiply_adds, count_parameters
 from isnas.networks.registry import build_network
 from isnas.searches.base import Search
@@ -73,7 +72,8 @@ from ._tabular import (
     ask,
     carry_out,
     chosen_of,
-    prepare_images,
+    images_of,
+    run_searches,
     scores_of,
 )
 
@@ -616,29 +616,31 @@ def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> No
     }
     for name in ("seeds", "constants"):  # not of the rows; follows from the scale
         del settings[name]
-    record = launch_record(__name__, launch.arguments)
-    with Rows(launch.out, ("method", "seed"), settings, record) as rows:
-        images = launch.out / "images.pt"
-        # one seed of all methods after the other: whenever it stops, all have had the same
-        trials = [
-            (method, seed, size, images, table if method in BY_TABLE else None, launch.device)
-            for seed in range(launch.seeds or size.seeds)
-            for method in methods
-        ]
-        if any(
-            method not in BY_TABLE and not rows.has(method, seed) for method, seed, *_ in trials
-        ):
-            prepare_images(images, data, size.images, launch.data_root, size.size)
-        run_trials(
-            rows,
-            run_trial,
-            trials,
-            table=table_text,
-            finish=lambda row: judged(row, table),
-            describe=_said,
-            jobs=launch.jobs,
-            progress=launch.progress,
+    # one seed of all methods after the other: whenever it stops, all have had the same
+    trials = [
+        (
+            method,
+            seed,
+            size,
+            images_of(launch),
+            table if method in BY_TABLE else None,
+            launch.device,
         )
+        for seed in range(launch.seeds or size.seeds)
+        for method in methods
+    ]
+    run_searches(
+        launch,
+        size,
+        data,
+        trials,
+        run_trial,
+        module=__name__,
+        settings=settings,
+        judged=lambda row: judged(row, table),
+        table_text=table_text,
+        describe=_said,
+    )
 
 
 def _said(row: dict[str, Any]) -> str:

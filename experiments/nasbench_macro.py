@@ -43,9 +43,8 @@ import numpy as np
 import torch
 
 from isnas.codes.choices import Choices
-from isnas.comparison.rows import Rows, launch_record, markdown_table, mean_and_deviation
+from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.statistics import rank_correlation
-from isnas.comparison.trials import run_trials
 from isnas.searches.base import SupernetSearch
 from isnas.searches.registry import create_search
 from isnas.spaces.chain import CHAIN_SPACE, LAYERS, all_networks, canonical_string
@@ -60,7 +59,8 @@ from ._tabular import (
     ask,
     carry_out,
     chosen_of,
-    prepare_images,
+    images_of,
+    run_searches,
     scores_of,
 )
 
@@ -401,30 +401,32 @@ def run(launch: Launch, *, table: MacroTable, methods: Sequence[str] = METHODS) 
         "table": hashlib.blake2b(table.values.tobytes(), digest_size=8).hexdigest(),
     }
     del settings["seeds"]  # not of the rows
-    record = launch_record(__name__, launch.arguments)
-    with Rows(launch.out, ("method", "seed"), settings, record) as rows:
-        images = launch.out / "images.pt"
-        signal = table.column(SIGNAL)
-        # one method after the other: each has its seeds before the next begins
-        trials = [
-            (method, seed, size, images, signal if method in BY_TABLE else None, launch.device)
-            for method in methods
-            for seed in range(launch.seeds or size.seeds)
-        ]
-        if any(
-            method not in BY_TABLE and not rows.has(method, seed) for method, seed, *_ in trials
-        ):
-            prepare_images(images, data, size.images, launch.data_root, size.size)
-        run_trials(
-            rows,
-            run_trial,
-            trials,
-            table=table_text,
-            finish=lambda row: judged(row, table),
-            describe=_said,
-            jobs=launch.jobs,
-            progress=launch.progress,
+    signal = table.column(SIGNAL)
+    # one method after the other: each has its seeds before the next begins
+    trials = [
+        (
+            method,
+            seed,
+            size,
+            images_of(launch),
+            signal if method in BY_TABLE else None,
+            launch.device,
         )
+        for method in methods
+        for seed in range(launch.seeds or size.seeds)
+    ]
+    run_searches(
+        launch,
+        size,
+        data,
+        trials,
+        run_trial,
+        module=__name__,
+        settings=settings,
+        judged=lambda row: judged(row, table),
+        table_text=table_text,
+        describe=_said,
+    )
 
 
 def _said(row: dict[str, Any]) -> str:

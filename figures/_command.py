@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from matplotlib.figure import Figure
 
 from isnas.drawing import save_figure
-from isnas.runtime.errors import UserError, with_suggestion
+from isnas.runtime import parsing
+from isnas.runtime.errors import UserError
 from isnas.runtime.files import check_output
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(parsing.Parser):
     """The parser of a figure's command, which has ``-o``; says what is wrong in one line.
 
     Parameters
@@ -38,11 +38,6 @@ class Parser(argparse.ArgumentParser):
             default=f"{name}{suffixes[0]}",
             help=f"a file that ends in {' or '.join(suffixes)} (default {name}{suffixes[0]})",
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with exit status 2 and one line."""
-        message = with_suggestion(message, self._option_string_actions)
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def run_command(

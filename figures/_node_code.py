@@ -101,7 +101,7 @@ def label_candidates(code: Trajectory, ax: Axes, space: Space) -> None:
         rows = [code.places.index(place) for place in group]
         text = f"input {source}" if source < inputs else f"node {source - inputs}"
         ax.annotate(
-            f"from {text}",
+            f"from{' ' if len(rows) > 5 else chr(10)}{text}",  # a few rows are lower than a line is long
             (1, np.mean(rows)),
             xycoords=("axes fraction", "data"),
             xytext=(0.9 * 72, 0),

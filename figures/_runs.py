@@ -9,6 +9,7 @@ from typing import Any
 
 from isnas.runs.records import RunRecord, Trajectory
 from isnas.runtime.errors import UserError
+from isnas.spaces.base import Space
 
 # what does not make a run another experiment
 _INCIDENTAL = {"seed", "device", "data_root", "download", "checkpoint_steps", "tensorboard"}
@@ -107,6 +108,6 @@ def trajectories_of(run: RunRecord) -> dict[str, list[Trajectory]]:
     return found
 
 
-def heading(codes: Sequence[Trajectory]) -> str:
-    """Return the heading of trajectories that `trajectories_of` has put together."""
-    return codes[0].name.capitalize() or f"{codes[0].kind.capitalize()} cell"
+def heading(space: Space, codes: Sequence[Trajectory]) -> str:
+    """Return the heading of trajectories in a space that `trajectories_of` has put together."""
+    return codes[0].name.capitalize() or space.kind_label(codes[0].kind)

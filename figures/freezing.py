@@ -179,7 +179,7 @@ def make_figure(run: RunRecord) -> Figure:
     figure = new_figure(PAGE_WIDTH, 3.1 + 0.07 * max(0, entries - 5))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for ax, codes in zip(axes, kinds.values(), strict=True):
-        draw_freezing(codes, ax, rule, title=heading(codes))
+        draw_freezing(codes, ax, rule, title=heading(run.space, codes))
     for ax in axes[1:]:
         ax.set_ylabel("")
     return figure

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.nasbench201 import METHODS, SPARSE
+from experiments.nasbench201 import FREE, METHODS, SPARSE
 from isnas.comparison.rows import read_about, read_rows
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
 from isnas.runtime.errors import UserError
@@ -159,7 +159,14 @@ def draw_cost(results: Results) -> Figure:
     # a margin that a single cost has, too
     ax.set_xlim(min(costs.values()) / 1.5, max(costs.values()) * 1.5)
     _mark_references(ax, known)
-    plain_log_labels(ax.xaxis)
+    if max(costs.values()) < 10 * min(costs.values()):  # there may be no power of ten among them
+        places = sorted(costs.values())
+        apart = [x for i, x in enumerate(places) if i == 0 or x > 1.2 * places[i - 1]]
+        ax.xaxis.set_major_locator(FixedLocator(apart))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    else:
+        plain_log_labels(ax.xaxis)
     xlabel = (
         "search cost (images passed forwards and backwards; methods of equal cost side by side)"
     )
@@ -257,7 +264,17 @@ def draw_scatter(results: Results) -> Figure:
         taus = [row["tau"] for row in rows if row["tau"] is not None]
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         tau = f"Kendall's tau {fmean(taus):.2f}" if taus else "all scores alike"
-        tidy(ax, xlabel="score with shared weights (%)", title=f"{name}\n{tau}, {seeds}")
+        xlabel = "score with shared weights (%)"
+        if name in FREE:  # of what a ranker cannot judge the score is as good as endless
+            low, middle = np.quantile(scores, (0.1, 0.5))
+            kept = scores[scores >= middle - 5 * (middle - low)]
+            margin = 0.05 * (np.ptp(kept) or 1)
+            ax.set_xlim(kept.min() - margin, kept.max() + margin)
+            ax.ticklabel_format(axis="x", scilimits=(-3, 4))
+            left = len(scores) - len(kept)
+            xlabel = "score" + (f"; {left} further left" if left else "")
+        ax.locator_params(axis="x", nbins=4)
+        tidy(ax, xlabel=xlabel, title=f"{name}\n{tau}, {seeds}")
     for ax in shown:
         _stretch(ax, known["optimum"]["cifar10"], everything)
         if not ax.lines:

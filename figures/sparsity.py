@@ -110,7 +110,7 @@ def _draw_line(
     figure.text(
         0.2 / PAGE_WIDTH,
         middle / height,
-        heading(codes),
+        heading(space, codes),
         rotation=90,
         ha="center",
         va="center",

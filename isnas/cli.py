@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from . import __version__, spaces
 from .commands import RunResult, evaluate, resume, sample, search, test_saved, train_further
@@ -26,9 +26,10 @@ from .runs.evaluation import evaluation_schema
 from .runs.listing import list_runs, table_of
 from .runs.loop import Interrupted
 from .runs.saved import load_network, saved_data
-from .runtime.errors import UserError, printable, suggestion, with_suggestion
+from .runtime.errors import UserError, printable, suggestion
 from .runtime.files import Folder, check_output
 from .runtime.options import QUICK, OptionField, Schema
+from .runtime.parsing import Parser
 from .runtime.processes import is_first, joined, once, processes
 from .runtime.progress import Progress
 from .searches.registry import METHODS, method_named
@@ -53,15 +54,6 @@ COMMANDS = {
 
 
 DEFAULT_SPACE = "darts"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with a suggestion where something known is near."""
-
-    def error(self, message: str) -> NoReturn:
-        message = with_suggestion(message, self._option_string_actions)
-        text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
-        self.exit(2, text if once(text) else None)
 
 
 def _whole_numbers(text: str) -> int | tuple[int, ...]:
@@ -193,7 +185,7 @@ def _add_space(parser: argparse.ArgumentParser, space: Space) -> None:
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:
     """Return what the words of the command line mean: the options of a command depend on its space and method."""
-    parser = _Parser(
+    parser = Parser(
         prog="isnas", description="Neural architecture search by sparse coding (ISTA-NAS)."
     )
     parser.add_argument("--version", action="version", version=f"isnas {__version__}")

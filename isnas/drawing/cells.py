@@ -186,7 +186,7 @@ def draw_cells(
                 own = coefficients[kind]
             else:
                 raise UserError(f"no coefficients for the {kind} cell, only for {[*coefficients]}")
-            paint(diagram, ax, f"{kind.capitalize()} cell", own, largest)
+            paint(diagram, ax, genotype.space.kind_label(kind), own, largest)
             left += wide + _BETWEEN_CELLS
         top -= height + _BETWEEN_CELLS
     if path is not None:

@@ -33,6 +33,16 @@ from .operations import (
 )
 
 
+def only_kind(space: Space) -> str:
+    """Return the one kind of cell of a space whose cells have one input; raise a `UserError` where it has others."""
+    if len(space.kinds) != 1 or space.inputs != 1:
+        raise UserError(
+            f"this network is made of one kind of cell with one input; the space has "
+            f"{', '.join(space.kinds)} cells with {space.inputs} inputs"
+        )
+    return space.kinds[0]
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """What a code hands to the super-net for one kind of cell.

@@ -9,10 +9,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, pooled
+from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, only_kind, pooled
 from .operations import BatchNorm, ClosingNorm, check_images, conv_norm, convolution
 
 STAGES = 3
@@ -106,12 +105,7 @@ class NASBench201Network(CellNetwork):
         options: NASBench201Options,
     ) -> None:
         super().__init__(space, places, concat, options)
-        if len(space.kinds) != 1 or space.inputs != 1:
-            raise UserError(
-                f"this network is made of one kind of cell with one input; the space has "
-                f"{', '.join(space.kinds)} cells with {space.inputs} inputs"
-            )
-        (kind,) = space.kinds
+        kind = only_kind(space)
         self.kinds = (kind,) * (STAGES * options.cells)
         self.cells_per_stage = options.cells
         c = options.channels

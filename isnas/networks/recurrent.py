@@ -27,11 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..runtime.processes import part_of, processes, rank
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Term
+from .core import CellNetwork, Coefficients, Incoming, Term, only_kind
 from .operations import Affine, Closed, LayerNorm
 
 INIT_RANGE = 0.04
@@ -292,12 +291,7 @@ class RecurrentNetwork(CellNetwork):
         options: RecurrentOptions,
     ) -> None:
         super().__init__(space, places, concat, options)
-        if len(space.kinds) != 1 or space.inputs != 1:
-            raise UserError(
-                f"this network is made of one kind of cell with one input; the space has "
-                f"{', '.join(space.kinds)} cells with {space.inputs} inputs"
-            )
-        (kind,) = space.kinds
+        kind = only_kind(space)
         self.kinds = (kind,)
         self.embedding = nn.Parameter(_uniform(options.vocabulary, options.width))
         nodes = RecurrentNodes(space, self.places[kind], options)

@@ -242,6 +242,11 @@ class Space:
         """Return the name of a place in a cell's state dict, e.g. ``node2_from0_sep_conv_3x3``."""
         return f"node{place.node}_from{place.source}_{self.primitives[place.operation]}"
 
+    def kind_label(self, kind: str) -> str:
+        """Return the name of a kind of cell in pictures, e.g. ``Normal cell``; what is drawn in layers is no cell."""
+        word = kind.capitalize()
+        return word if word == "Cell" or self.drawing == "layers" else f"{word} cell"
+
     def state_label(self, state: int) -> str:
         """Return the name of a state in pictures; in mathematical text between dollars."""
         return str(state - self.inputs) if state >= self.inputs else f"in {state}"
