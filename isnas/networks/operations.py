@@ -31,8 +31,6 @@ BYPASS = "bypass"
 """The primitive that carries the channels which an edge's operations leave out, where they are given a part of them
 only (PC-DARTS, arXiv 1907.05737): as they are, or max-pooled 2x2 where the stride is 2. No genotype has it."""
 
-CLOSING_NORMS: tuple[ClosingNorm, ...] = ("none", "pooling", "all")
-
 
 def check_images(x: Tensor, channels: int) -> None:
     """Raise a `UserError` unless x is a batch of images of so many channels, ready for a network."""

@@ -141,11 +141,6 @@ class Pieces:
         """Return the number of pieces of an epoch."""
         return self._steps
 
-    @property
-    def own_streams(self) -> int:
-        """Streams of this process."""
-        return self._rows.shape[1]
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Piece]:
         """Return the pieces of an epoch, from step `start` on; these go on with the present hidden state."""
         for step in range(start, self._steps):
