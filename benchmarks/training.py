@@ -95,7 +95,7 @@ def plain_step(network: CellNetwork, device: torch.device) -> Callable[[Tensor, 
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
         kept = drop_path(network.active(), len(x), DROP_PATH, random)
-        logits, side = network(x, auxiliary=True, kept=kept)
+        logits, side = network(x, auxiliary=True, drop_path_mask=kept)
         loss = F.cross_entropy(
             logits, y
         ) + PRESET.regularization.auxiliary_weight * F.cross_entropy(side, y)

@@ -119,6 +119,7 @@ def prepare_images(
         # copies: of a part the whole would be written
         test_images=whole.test_images[:0].clone(),
         test_labels=whole.test_labels[:0].clone(),
+        test_paths=None,
     )
     write_tensors(path, vars(subset))
 

@@ -42,7 +42,7 @@ import solvers
 from ..networks.core import Coefficients
 from ..runtime.errors import UserError, short
 from ..runtime.options import BaseOptions
-from ..runtime.processes import processes, shared
+from ..runtime.processes import broadcast, processes
 from ..runtime.randomness import generator
 from ..spaces.base import Choice, Place, Space, rows_of
 from ..spaces.genotype import Genotype
@@ -351,7 +351,7 @@ class SparseCode(nn.Module):
         """
         if processes() == 1:
             return self._recover_all()
-        self.load_state_dict(shared(self._state_after_recovery))
+        self.load_state_dict(broadcast(self._state_after_recovery))
         return self.last_recovery
 
     def _state_after_recovery(self) -> dict[str, Any]:

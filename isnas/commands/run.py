@@ -18,13 +18,13 @@ from ..runtime.devices import check_compiler, cpu_threads, resolve_device
 from ..runtime.errors import UserError
 from ..runtime.options import Composition, Schema
 from ..runtime.processes import (
+    broadcast,
     check_batch_size,
     is_first,
     joined,
     local_rank,
     on_first,
     processes,
-    shared,
     together,
 )
 from ..runtime.progress import Progress
@@ -125,7 +125,7 @@ def opened(
         mine.append(run)
         return run.directory, run.config, run.results, checkpoint
 
-    directory, config, results, checkpoint = shared(content)
+    directory, config, results, checkpoint = broadcast(content)
     return (mine[0] if mine else Follower(directory, config, results)), checkpoint
 
 
@@ -169,7 +169,7 @@ def carry_out(
     parts = job.parts(job, run, data, device)
     if "parts" not in run.config:
         run.config["parts"] = [part.name for part in parts]
-        run.config["threads"] = shared(
+        run.config["threads"] = broadcast(
             lambda: runtime.threads or (1 if task.tiny(data) else torch.get_num_threads())
         )
         with together():
@@ -193,7 +193,7 @@ def finished(run: Run, results: dict[str, Any]) -> RunResult:
         network = None if run.folder.size(FILE) is None else load_network(run.directory)
         return read_genotype(run.folder), network
 
-    return RunResult(run.directory, *shared(written), results)
+    return RunResult(run.directory, *broadcast(written), results)
 
 
 def _check_same_data(run: Run, task: Task, now: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from ..spaces.chain import FIRST_LAYERS, IDENTITY, KIND, LAYERS
-from .core import CellNetwork, Coefficients, Incoming, pooled
+from .core import CellNetwork, Coefficients, Incoming, Term, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
@@ -77,10 +77,10 @@ class ChainOptions(BaseOptions):
 class ResidualBlock(Operation):
     """An inverted residual block whose input is added to its output; what drop path silences is the body."""
 
-    def forward(self, x: Tensor, factor: Factor = None, kept: Tensor | None = None) -> Tensor:
-        """Return x + body(x), normed where a norm closes it, multiplied; `kept` multiplies the body's output."""
+    def forward(self, x: Tensor, factor: Factor = None, term: Term | None = None) -> Tensor:
+        """Return x + body(x), normed where a norm closes it, multiplied; drop path silences the body of a `term`."""
         change = self.body(x)
-        x = x + (change if kept is None else change * kept.to(change.dtype))
+        x = x + (change if term is None else term.silenced(change))
         if self.norm is not None:
             return self.norm(x, factor)
         return x if factor is None else factor * x
@@ -136,7 +136,7 @@ class Layers(nn.Module):
             found: Tensor | None = None
             for term in terms:
                 operation = self.operations[term.key]
-                more = {"kept": term.kept} if operation.droppable else {}
+                more = {"term": term} if operation.droppable else {}
                 out = operation(x, term.factor, **more)
                 found = out if found is None else found + out
             x = found
@@ -195,11 +195,11 @@ class ChainNetwork(CellNetwork):
         x: Tensor,
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
-        kept: Tensor | None = None,
+        drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
-        (incoming,) = self.incoming(coefficients, kept)
+        (incoming,) = self.incoming(coefficients, drop_path_mask)
         x = self.cells[0](self.stem(x), incoming)
         return self.classifier(pooled(self.head(x), dropout))

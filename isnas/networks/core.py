@@ -113,8 +113,14 @@ class Term(NamedTuple):
     """The state that it reads."""
     factor: Factor = None
     """What its output is multiplied by."""
-    kept: Tensor | None = None
-    """What its output is multiplied by for each image, shape (B, 1, 1, 1), where drop path may silence it."""
+    drop_path_mask: Tensor | None = None
+    """What its output is multiplied by for each example of the batch, shape (B,), where drop path may silence it."""
+
+    def silenced(self, out: Tensor) -> Tensor:
+        """Return an output, (B, ...), of this operation times the mask of drop path, if there is one."""
+        if self.drop_path_mask is None:
+            return out
+        return out * self.drop_path_mask.to(out.dtype).view(-1, *(1,) * (out.dim() - 1))
 
 
 Incoming = list[list[Term]]
@@ -200,8 +206,8 @@ class Nodes(nn.Module):
         for term in terms:
             operation = self.operations[term.key]
             out = operation(states[term.source], term.factor)
-            if term.kept is not None and operation.droppable:
-                out = out * term.kept.to(out.dtype)
+            if operation.droppable:
+                out = term.silenced(out)
             node = out if node is None else node + out
         if node is None:  # a node that nothing reaches is zero
             step = self.stride
@@ -268,7 +274,7 @@ class CellNetwork(nn.Module, ABC):
         x: Tensor,
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
-        kept: Tensor | None = None,
+        drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
@@ -278,7 +284,7 @@ class CellNetwork(nn.Module, ABC):
         x : Tensor, shape (B, ...)
         coefficients : mapping of kind to Coefficients, optional
             The active places and their factors. Without it all places that the network has run, with factor 1.
-        kept : Tensor, shape (active operations, B), optional
+        drop_path_mask : Tensor, shape (active operations, B), optional
             What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone, see `drop_skips`.
         dropout : Tensor, shape (B, features), optional
             What dropout multiplies the features by that the classifier reads.
@@ -315,15 +321,16 @@ class CellNetwork(nn.Module, ABC):
         return sum(len(places[kind]) for kind in self.kinds)
 
     def incoming(
-        self, coefficients: Mapping[str, Coefficients] | None, kept: Tensor | None = None
+        self, coefficients: Mapping[str, Coefficients] | None, drop_path_mask: Tensor | None = None
     ) -> list[Incoming]:
         """Return what each node of every cell adds up."""
         found = self._incoming(coefficients)
-        if kept is None:
+        if drop_path_mask is None:
             return found
-        rows = iter(kept[..., None, None, None].unbind())
+        rows = iter(drop_path_mask.unbind())
         return [
-            [[term._replace(kept=next(rows)) for term in node] for node in cell] for cell in found
+            [[term._replace(drop_path_mask=next(rows)) for term in node] for node in cell]
+            for cell in found
         ]
 
     def _incoming(self, coefficients: Mapping[str, Coefficients] | None) -> list[Incoming]:

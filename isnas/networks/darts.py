@@ -215,7 +215,7 @@ class Network(CellNetwork):
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
         auxiliary: bool = False,
-        kept: Tensor | None = None,
+        drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor | Outputs:
         """Run the network, see `CellNetwork.forward`.
@@ -223,7 +223,7 @@ class Network(CellNetwork):
         Parameters
         ----------
         x : Tensor, shape (B, in_channels, H, W)
-        coefficients, kept, dropout
+        coefficients, drop_path_mask, dropout
             As there.
         auxiliary : bool
             Whether to return the auxiliary head's scores, too (`Outputs`).
@@ -235,7 +235,7 @@ class Network(CellNetwork):
         if auxiliary and not self.options.auxiliary:
             raise UserError("the network was built without an auxiliary head")
         check_images(x, self.options.in_channels)
-        incoming = self.incoming(coefficients, kept)
+        incoming = self.incoming(coefficients, drop_path_mask)
         s0 = s1 = self.stem(x)
         if self.stem_2 is not None:
             s1 = self.stem_2(s0)

@@ -48,7 +48,9 @@ class HandMade(nn.Module):
         self.body = body
         self.options = options
 
-    def forward(self, x: Tensor, coefficients: None = None, *, kept: None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, coefficients: None = None, *, drop_path_mask: None = None
+    ) -> Tensor:
         """(B, in_channels, H, W) -> (B, classes); it has no operations to choose or to drop."""
         return self.body(x)
 

@@ -198,12 +198,12 @@ class MacroNetwork(CellNetwork):
         x: Tensor,
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
-        kept: Tensor | None = None,
+        drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
-        (incoming,) = self.incoming(coefficients, kept)
+        (incoming,) = self.incoming(coefficients, drop_path_mask)
         last_reader = [0] * (len(incoming) + 1)
         for layer, terms in enumerate(incoming):
             for term in terms:
@@ -232,9 +232,7 @@ class MacroNetwork(CellNetwork):
             if term.source < layer:  # an operation reads the state before the layer
                 skips.append(term)
                 continue
-            part = operations[term.key](states[layer], term.factor)
-            if term.kept is not None:
-                part = part * term.kept.to(part.dtype)
+            part = term.silenced(operations[term.key](states[layer], term.factor))
             found = part if found is None else found + part
         if found is None:
             raise ValueError(f"layer {layer} has no active operation")

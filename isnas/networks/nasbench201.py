@@ -136,12 +136,12 @@ class NASBench201Network(CellNetwork):
         x: Tensor,
         coefficients: Mapping[str, Coefficients] | None = None,
         *,
-        kept: Tensor | None = None,
+        drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
         """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
-        incoming = self.incoming(coefficients, kept)
+        incoming = self.incoming(coefficients, drop_path_mask)
         x = self.stem(x)
         for i, (cell, edges) in enumerate(zip(self.cells, incoming, strict=True)):
             stage, first = divmod(i, self.cells_per_stage)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import UserError
-from ..runtime.processes import any_of, processes, summed, together
+from ..runtime.processes import all_reduce_sum, any_of, processes, together
 from ..runtime.progress import Progress
 from ..tasks.base import Task
 from .directory import Run
@@ -252,7 +252,7 @@ def _read(stage: Stage, pending: list[dict[str, Tensor]], sums: dict[str, float]
     start = stage.step - len(pending)
     names = list(pending[0])
     table = torch.stack([torch.stack([m[k].float() for k in names]) for m in pending])
-    table = summed(table) / processes()
+    table = all_reduce_sum(table) / processes()
     lines = []
     for i, row in enumerate(table.tolist()):
         values = dict(zip(names, row, strict=True))

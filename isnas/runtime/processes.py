@@ -62,6 +62,10 @@ def joined() -> Iterator[None]:
         yield
         return
     global _store, _joins
+    # Its functions' default is the group that exists when it is first imported, which optimizers do. That one would
+    # never end, nor would its threads, and a process that leaves with threads of C++ may abort.
+    import torch.distributed.nn
+
     stop_with_parent()
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     if cuda and local_rank() < torch.cuda.device_count():
@@ -154,7 +158,7 @@ def together() -> Iterator[None]:
             raise UserError(text)
 
 
-def shared(function: Callable[[], T]) -> T:
+def broadcast(function: Callable[[], T]) -> T:
     """Call a function on the first process only and return what it returned, plain data or tensors, on all of them."""
     if processes() == 1:
         return function()
@@ -184,7 +188,7 @@ def any_of(flag: bool) -> bool:
     return bool(value)
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Return the sum of the processes' tensors; alone, the tensor itself."""
     if processes() == 1:
         return tensor
@@ -345,7 +349,7 @@ class _SynchronisedNorm(torch.autograd.Function):
             upper, x, weight, mean, var, unused, unused, False, ctx.eps, [needed, True, True]
         )
         if needed:
-            sums = summed(torch.cat([of_weight, of_bias])) / n
+            sums = all_reduce_sum(torch.cat([of_weight, of_bias])) / n
             mean_product, mean_upper = sums.chunk(2)
             scale = (var + ctx.eps).rsqrt()
             slope, offset = weight * scale.square() * mean_product, weight * scale * mean_upper

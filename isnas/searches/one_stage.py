@@ -18,7 +18,7 @@ from ..runs.evaluation import EVALUATION_PRESETS
 from ..runs.training import named
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
-from ..runtime.processes import shared
+from ..runtime.processes import broadcast
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
@@ -197,7 +197,7 @@ class OneStageTraining(SupernetSearch):
         return fold(self.network, self.code.coefficients())
 
     def network_results(self) -> dict[str, Any]:
-        return {"search_epochs": self.searched, "folding_error": shared(self.folding_error)}
+        return {"search_epochs": self.searched, "folding_error": broadcast(self.folding_error)}
 
     @torch.no_grad()
     def folding_error(self) -> float:

@@ -33,7 +33,7 @@ from ..networks.operations import kept_statistics
 from ..runs.training import named
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
-from ..runtime.processes import averaging, processes, summed
+from ..runtime.processes import all_reduce_sum, averaging, processes
 from ..runtime.randomness import generator
 from ..spaces.base import Place
 from ..spaces.genotype import Genotype
@@ -215,7 +215,9 @@ class TwoStageSearch(SupernetSearch):
             for places in self.code.places_at(torch.cat([e, -e])):
                 found.append(self.weights.loss(batch, self.ones_at(places)))
         # the one time that the device is waited for
-        losses = summed(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
+        losses = (
+            all_reduce_sum(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
+        )
         plus, minus = losses.cpu().split(options.pairs)
         difference = plus - minus
         self.scores += 1

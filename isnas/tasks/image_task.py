@@ -17,7 +17,7 @@ from ..networks.core import CellNetwork, Coefficients, drop_path, drop_skips
 from ..networks.operations import kept_statistics
 from ..runtime.errors import UserError, short
 from ..runtime.options import BaseOptions, Composition
-from ..runtime.processes import share_state, summed
+from ..runtime.processes import all_reduce_sum, share_state
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
 from .exhibits import Exhibit
@@ -389,7 +389,9 @@ class ImageTask(Task):
         found: dict[str, Any] = {"auxiliary_weight": options.auxiliary_weight}
         if options.drop_path > 0 and done is not None:
             active = network.active(coefficients)
-            found["kept"] = drop_path(active, len(batch[0]), options.drop_path * done, random)
+            found["drop_path_mask"] = drop_path(
+                active, len(batch[0]), options.drop_path * done, random
+            )
         if options.dropout > 0:  # drawn as drop path is: a row for each feature
             dropped = drop_path(network.features, len(batch[0]), options.dropout, random)
             found["dropout"] = dropped.T
@@ -461,8 +463,8 @@ class ImageTask(Task):
         network.train(was_training)
         n = len(feed.indices)
         return {
-            "test_accuracy": float(summed(right)) / n,
-            "test_loss": float(summed(loss)) / n,
+            "test_accuracy": float(all_reduce_sum(right)) / n,
+            "test_loss": float(all_reduce_sum(loss)) / n,
         }
 
     @torch.no_grad()
@@ -491,7 +493,7 @@ class ImageTask(Task):
                 images += len(y)
         if images == 0:
             raise ValueError("accuracy needs at least one batch, got none")
-        right, number = summed(torch.stack([right, right.new_tensor(images)])).tolist()
+        right, number = all_reduce_sum(torch.stack([right, right.new_tensor(images)])).tolist()
         return right / number
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
-from ..runtime.processes import summed
+from ..runtime.processes import all_reduce_sum
 from ..runtime.randomness import generator
 from .base import Measure, OptimizerOptions, Run, Task
 from .language import AveragedSGD, BestByValidation, Piece, Pieces, Text, load_text
@@ -460,7 +460,7 @@ class LanguageTask(Task):
             total += F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
             words += len(targets)
         network.train(was_training)
-        total, number = summed(torch.stack([total, total.new_tensor(words)])).tolist()
+        total, number = all_reduce_sum(torch.stack([total, total.new_tensor(words)])).tolist()
         if number == 0:
             raise ValueError("perplexity needs at least one piece of text, got none")
         return total / number

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import experiments.nasbench_macro as experiment
+from experiments._images import Subset, prepare_images
 from experiments.nasbench_macro import METHODS, REFERENCES, main, rankers, references, tau_text
 from isnas.comparison.rows import read_about, read_rows
 from isnas.spaces.chain import all_networks
@@ -124,3 +125,11 @@ def test_mistakes_are_one_line(
     assert launch(table, tmp_path / "out", "--methods", "drats") == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "none.csv cannot be read" in first and "no method is called 'drats'" in second
+
+
+def test_images_of_a_folder(table: Path, tmp_path: Path) -> None:
+    """The trials' images come from files, whose names go with those of the test."""
+    folder = prepare_images(tmp_path, Subset("digits", 192, 20), "digits", "data")
+    out = tmp_path / "out"
+    assert launch(table, out, "--data", folder, "--methods", "sparse smoothed", "--seeds", "1") == 0
+    assert len(read_rows(out)) == 1

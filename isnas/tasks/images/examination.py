@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...runtime.processes import processes, rank, summed
+from ...runtime.processes import all_reduce_sum, processes, rank
 from ..exhibits import Exhibit, Matrix, Pictures, Table
 from .dataset import Dataset
 from .folders import Paths, printable
@@ -60,7 +60,7 @@ class Examination:
 
     def exhibits(self) -> tuple[Exhibit, ...]:
         """Return what all processes have gathered, in forms for a report."""
-        counts = summed(self._counts).view(self._classes, self._classes).numpy()
+        counts = all_reduce_sum(self._counts).view(self._classes, self._classes).numpy()
         surest = self._surest(self._gathered())
         return (*self._by_confusion(counts), self._by_class(counts), *surest)
 
@@ -71,7 +71,7 @@ class Examination:
         if processes() > 1:
             mine = torch.zeros_like(slots)
             mine[rank()] = slots[rank()]
-            slots = summed(mine)
+            slots = all_reduce_sum(mine)
         rows = slots.flatten(0, 1)
         return _surest(rows[rows[:, 0] >= 0])
 

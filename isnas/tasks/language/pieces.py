@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import UserError
-from ...runtime.processes import part_of, processes, rank, summed
+from ...runtime.processes import all_reduce_sum, part_of, processes, rank
 from ...runtime.randomness import generator
 
 LEAST_LENGTH = 5
@@ -183,7 +183,7 @@ class Pieces:
             return {"hidden": None}
         everyone = self.hidden.new_zeros(self.batch_size, self.hidden.shape[1])
         everyone[self._part] = self.hidden
-        return {"hidden": summed(everyone)}
+        return {"hidden": all_reduce_sum(everyone)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

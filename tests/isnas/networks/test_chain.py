@@ -187,8 +187,8 @@ def test_identities_behind_the_first_of_a_stage_may_change_places() -> None:
 def test_drop_path_silences_the_bodies_of_residual_blocks_alone() -> None:
     network = build_network(parse_string("11111101"), **SMALL).eval()
     x = torch.randn(4, 3, 16, 16)
-    assert torch.equal(network(x, kept=torch.ones(8, 4)), network(x))
-    silenced = network(x, kept=torch.zeros(8, 4))
+    assert torch.equal(network(x, drop_path_mask=torch.ones(8, 4)), network(x))
+    silenced = network(x, drop_path_mask=torch.zeros(8, 4))
     # what is left: the blocks that change the shape
     left = build_network(parse_string("10100100"), **SMALL).eval()
     left.load_state_dict(

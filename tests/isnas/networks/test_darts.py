@@ -248,7 +248,7 @@ class TestDropPath:
         network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
         network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
         kept = drop_path(network.active(), images, 0.5, torch.Generator().manual_seed(0))
-        network(torch.randn(images, 1, 8, 8), kept=kept)
+        network(torch.randn(images, 1, 8, 8), drop_path_mask=kept)
         return states[0], states[1]
 
     def test_silences_whole_operations_per_image_and_scales_the_others(self) -> None:
@@ -293,13 +293,13 @@ class TestDropPath:
         assert network.active() == 3 * 8
         kept = torch.rand(24, 4)
         terms = [t for cell in network.incoming(None, kept) for node in cell for t in node]
-        assert torch.equal(torch.stack([term.kept for term in terms]).flatten(1), kept)
+        assert torch.equal(torch.stack([term.drop_path_mask for term in terms]), kept)
 
     def test_rate_0_changes_nothing(self) -> None:
         network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
         x = torch.randn(4, 1, 8, 8)
         kept = drop_path(network.active(), 4, 0.0, torch.Generator())
-        assert torch.equal(network(x, kept=kept), network(x))
+        assert torch.equal(network(x, drop_path_mask=kept), network(x))
 
 
 class TestBuilding:

@@ -51,7 +51,7 @@ def test_shapes(name: str) -> None:
         network = HAND_MADE[name](8, HandMadeOptions(7, channels), side)
         x = torch.rand(2, channels, side, side)
         assert network(x).shape == (2, 7)
-        assert network(x, None, kept=None).shape == (2, 7)
+        assert network(x, None, drop_path_mask=None).shape == (2, 7)
 
 
 @pytest.mark.parametrize(

@@ -297,13 +297,13 @@ def test_drop_path_silences_operations_alone(fill_norms: Fill) -> None:
     network = extract(supernet_of("sum", fill_norms), drawn(3).places()).eval()
     places = network.places[KIND]
     kept = torch.ones(len(places), 5, dtype=torch.float64)
-    torch.testing.assert_close(network(images(), kept=kept), network(images()))
+    torch.testing.assert_close(network(images(), drop_path_mask=kept), network(images()))
     skips = [i for i, place in enumerate(places) if place.source < place.node]
     kept[skips] = 0.0
-    torch.testing.assert_close(network(images(), kept=kept), network(images()))
+    torch.testing.assert_close(network(images(), drop_path_mask=kept), network(images()))
     kept = torch.ones_like(kept)
     kept[[i for i in range(len(places)) if i not in skips]] = 0.0
-    assert not torch.allclose(network(images(), kept=kept), network(images()))
+    assert not torch.allclose(network(images(), drop_path_mask=kept), network(images()))
 
 
 def test_odd_sizes_and_small_images_run() -> None:

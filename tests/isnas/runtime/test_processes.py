@@ -198,7 +198,7 @@ def steps(make: Callable[..., Any], **changes: Any) -> dict[str, Any]:
         [(i, item) for item in each.items()] for i, each in enumerate(metrics)
     ):
         kind = str(value.dtype).removeprefix("torch.")
-        means[kind][f"{name} {i}"] = float(distributed.summed(value)) / processes()
+        means[kind][f"{name} {i}"] = float(distributed.all_reduce_sum(value)) / processes()
     optimizers = [stage.weights.optimizer, *([stage.code_optimizer] if searches else [])]
     weights = list(stage.network.parameters())
     return {
@@ -237,7 +237,7 @@ def norm_of_parts(bfloat16: bool = False) -> tuple[Tensor, ...]:
     else:
         y = F.batch_norm(inputs[0], mean, var, *inputs[1:], True, 0.1, 1e-5)
     lower, *others = torch.autograd.grad(y, inputs, upper[mine])
-    return y.detach(), lower, *map(distributed.summed, others), mean, var
+    return y.detach(), lower, *map(distributed.all_reduce_sum, others), mean, var
 
 
 def shared_score() -> float:
@@ -619,16 +619,44 @@ def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
 # --- the real launcher -----------------------------------------------------------------------------------------------
 
 
-def torchrun(*arguments: str, number: int = 2) -> subprocess.Popen[str]:
+def torchrun(*arguments: str, number: int = 2, script: Path | None = None) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    what = ["-m", "isnas"] if script is None else [str(script)]
     return subprocess.Popen(
-        [*launcher, "--standalone", "-m", "isnas", *arguments],
+        [*launcher, "--standalone", *what, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
     )
+
+
+LEAVING = """
+import os
+import torch
+from isnas.runtime.processes import any_of, joined
+
+def of_gloo():
+    names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+    return sum("gloo" in name for name in names)
+
+with joined():
+    any_of(True)
+    inside = of_gloo()
+    # imports what may keep the group
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1).step()
+print("threads", inside > 0, of_gloo())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists threads as Linux does")
+def test_block_leaves_no_threads(tmp_path: Path) -> None:
+    """A process that ends with threads of the communication running may abort."""
+    script = tmp_path / "script.py"
+    script.write_text(LEAVING)
+    shown, error = torchrun(script=script).communicate(timeout=120)
+    assert shown.splitlines() == ["threads True 0"] * 2, error
 
 
 @pytest.mark.slow

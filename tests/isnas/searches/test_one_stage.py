@@ -341,7 +341,7 @@ class TestSchedule:
             ) -> dict[str, Any]:
                 rates.append(options.drop_path * (done or 0.0))
                 found = task.regularize(network, batch, options, done, *rest)
-                assert ("kept" in found) == (done is not None)
+                assert ("drop_path_mask" in found) == (done is not None)
                 return found
 
         stage.task = Watching()
