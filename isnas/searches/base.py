@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -221,12 +221,18 @@ class SupernetSearch(Search):
         """Return the data to train weights on and those to choose by, if these are others."""
         common = {"seed": self.seed, "device": self.device}
         optimizer = self.options.optimizer
+        of_code = replace(optimizer, batch_size=self.code_batch_size)
         return (
             self.task.training_feed(
                 self.data, optimizer, stream="search weights", part="weights", **common
             ),
-            self.task.code_feed(self.data, optimizer, stream="search code", **common),
+            self.task.code_feed(self.data, of_code, stream="search code", **common),
         )
+
+    @property
+    def code_batch_size(self) -> int:
+        """Examples in a batch that an architecture is chosen by."""
+        return self.options.optimizer.batch_size
 
     def weight_trainer(self) -> WeightTrainer:
         """Return what trains the present network's weights."""

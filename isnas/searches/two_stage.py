@@ -70,6 +70,9 @@ class TwoStageOptions(BaseOptions):
         of the score; 0: nothing, the places of the last recovery are held (the paper's).
     pairs : int
         Pairs of architectures in a step of the score.
+    code_batch_size : int or None
+        Examples that a step of the codes learns from; by default as many as a step of the weights. What makes a score
+        uncertain is more the direction that was drawn than the few examples, and it costs less with fewer.
     warm_up_share : float
         Share of the epochs, at the beginning, in which only the weights learn, on fair paths.
     fair_share : float
@@ -81,6 +84,7 @@ class TwoStageOptions(BaseOptions):
         "code_weight_decay": 0,
         "perturbation": 0,
         "pairs": 1,
+        "code_batch_size": 1,
         "warm_up_share": 0,
         "fair_share": 0,
     }
@@ -92,6 +96,7 @@ class TwoStageOptions(BaseOptions):
     gradient: Literal["coefficients", "score"] = "coefficients"
     perturbation: float = 0.0
     pairs: int = 1
+    code_batch_size: int | None = None
     warm_up_share: float = 0.0
     fair_share: float = 0.0
 
@@ -171,6 +176,10 @@ class TwoStageSearch(SupernetSearch):
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         return {"code": SparseCodeOptions}
+
+    @property
+    def code_batch_size(self) -> int:
+        return self.options.method.code_batch_size or super().code_batch_size
 
     @property
     def warm_up_epochs(self) -> int:

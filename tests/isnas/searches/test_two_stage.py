@@ -70,6 +70,17 @@ def parameters(network: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in network.parameters()]
 
 
+def test_codes_may_learn_from_fewer_examples(toy_data: Callable[..., Dataset]) -> None:
+    """As many steps, whose batches of the weights are the same."""
+    data = toy_data(48)
+    usual, cheap = search_of(data), search_of(data, code_batch_size=2)
+    assert cheap.steps == usual.steps == 3
+    pairs = list(zip(usual.batches(0, 0), cheap.batches(0, 0), strict=True))
+    for ((x, y), (_, full)), ((same_x, same_y), (_, few)) in pairs:
+        assert torch.equal(x, same_x) and torch.equal(y, same_y)
+        assert (len(full), len(few)) == (8, 2)
+
+
 class TestSteps:
     def test_b_takes_an_adam_step_on_the_exact_gradient(
         self, toy_data: Callable[..., Dataset]
