@@ -33,7 +33,7 @@ CONSTANTS = (
     "ista-two-stage.perturbation=1.0",
     "ista-two-stage.warm_up_share=0.4",
     "ista-two-stage.code_weight_decay=0.0",
-    "ista-two-stage.code_learning_rate=0.05",
+    "ista-two-stage.code_learning_rate=0.03",
     # of ENAS's macro search
     "enas.tanh_constant=1.5",
     "enas.op_tanh_reduce=1.0",
@@ -84,14 +84,14 @@ SCALES = {
         sampled=2,
     ),
     "small": _scale(
-        Subset("cifar10", 1000, 1000, 16),
+        Subset("cifar10", 4000, 2000, 16),
         3,
         6,
         channels=8,
         budget="10epochs",
         child_epochs=2,
         batch_size=32,
-        evaluation_epochs=10,
+        evaluation_epochs=15,
         sampled=4,
     ),
 }

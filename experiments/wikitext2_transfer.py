@@ -10,7 +10,7 @@ genotype and the seed; random cells stand beside.
 
 A genotype is a published cell by name, or a file such as a run's genotype.json. WIKITEXT2 is a folder with
 wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens. ``smoke`` takes seconds on the text that is part of Python;
-``small`` takes the first 20,000 words and networks of width 32: some minutes of a core for 3 seeds. Started again, it
+``small`` takes the first 150,000 words and networks of width 32: half an hour of a core for 3 seeds. Started again, it
 goes on, also within a run and with more genotypes.
 
 Written to DIR (``--out``): rows.jsonl (a row for every genotype and seed), table.md, about.json (settings, commands,
@@ -39,7 +39,7 @@ from isnas.spaces.recurrent import GENOTYPES
 from ._command import Launch, Parser, origin, run_command, run_module
 from ._runs import seconds
 from ._texts import Excerpt
-from .ptb_recurrent import DATA, NO_DROPOUT, SMALL
+from .ptb_recurrent import DATA, NO_DROPOUT, SMALL, SMALL_TEXT
 
 GIVEN = ("DARTS_V1", "DARTS_V2", "ENAS_LM")
 """The genotypes that are trained when none is given: those of eight nodes, all with as many parameters."""
@@ -75,7 +75,7 @@ SCALES = {
         RECIPE.compose(width=4, batch_size=8, bptt=20, epochs=1, threads=1, **NO_DROPOUT),
     ),
     "small": Size(
-        Excerpt("text", 20_000, 4_000, 4_000),
+        SMALL_TEXT,
         3,
         RECIPE.compose(
             **{name: value for name, value in SMALL.items() if name not in _OF_SEARCH},
