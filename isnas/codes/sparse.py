@@ -474,27 +474,73 @@ class SparseCode(nn.Module):
         -------
         list of length K of dict of kind to places
         """
+        return [
+            self._by_kind([support for _, support in found]) for found in self.recovered_at(shifts)
+        ]
+
+    def recovered_at(self, shifts: Tensor) -> list[list[tuple[Tensor, tuple[int, ...]]]]:
+        """Return z, cut, and its support for every choice, recovered from b plus each of some shifts.
+
+        Nothing is changed. See `places_at` for the parameters.
+
+        Returns
+        -------
+        list of length K of lists of (Tensor of shape (n,), tuple of int)
+        """
         searching = range(len(self.choices))
         b = torch.cat(self._host_b()) + shifts
         parts = b.split([len(each) for each in self.b], dim=1)
-        supports: list[list[tuple[int, ...]]] = []  # by choice, then by shift
         if self.options.rule in PREPARED:
-            # problem after problem, each with all shifts
-            found = self._prepared(searching)([*parts]).support
+            found = self._prepared(searching)([*parts])
             n = len(shifts)
-            supports = [list(found[i * n : (i + 1) * n]) for i in searching]
-        else:
-            for i in searching:
-                recovered = [self._recover([i], {i: part})[0][0] for part in parts[i]]
-                supports.append(
-                    [self._cut(i, z, part)[1] for z, part in zip(recovered, parts[i], strict=True)]
-                )
-        places = []
-        for k in range(len(shifts)):
-            of_kind: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
-            for choice, support in zip(self.choices, supports, strict=True):
-                of_kind[choice.kind] += tuple(choice.candidates[j] for j in support[k])
-            places.append(of_kind)
+            # supports are of problem after problem, each with all shifts
+            return [
+                [(z[k], found.support[i * n + k]) for i, z in enumerate(found.z)] for k in range(n)
+            ]
+        return [
+            [
+                self._cut(i, self._recover([i], {i: parts[i][k]})[0][0], parts[i][k])
+                for i in searching
+            ]
+            for k in range(len(shifts))
+        ]
+
+    def coefficients_of(
+        self, found: Sequence[tuple[Tensor, tuple[int, ...]]]
+    ) -> dict[str, Coefficients]:
+        """Return what `recovered_at` found as coefficients z_S: leaves, whose gradients `gradients_of` reads."""
+        like = self.b[0]
+        places = self._by_kind([support for _, support in found])
+        values: dict[str, list[Tensor]] = {kind: [] for kind in places}
+        for choice, (z, support) in zip(self.choices, found, strict=True):
+            values[choice.kind].append(z[list(support)])
+        return {
+            kind: Coefficients(torch.cat(parts).to(like).requires_grad_(), places[kind])
+            for kind, parts in values.items()
+        }
+
+    def gradients_of(
+        self,
+        found: Sequence[tuple[Tensor, tuple[int, ...]]],
+        coefficients: Mapping[str, Coefficients],
+    ) -> list[Tensor]:
+        """Return dL/dz of every choice, (n,) float64 and zero off the support, after a backward pass."""
+        parts = {
+            kind: iter(active.values.grad.cpu().double()) for kind, active in coefficients.items()
+        }
+        gradients = []
+        for choice, (z, support) in zip(self.choices, found, strict=True):
+            g = torch.zeros_like(z)
+            for k in support:
+                g[k] = next(parts[choice.kind])
+            gradients.append(g)
+        return gradients
+
+    def _by_kind(self, supports: Sequence[tuple[int, ...]]) -> dict[str, tuple[Place, ...]]:
+        """Return the places of a support for each choice."""
+        places: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
+        for choice, support in zip(self.choices, supports, strict=True):
+            places[choice.kind] += tuple(choice.candidates[k] for k in support)
         return places
 
     def _host_b(self) -> list[Tensor]:
@@ -520,9 +566,7 @@ class SparseCode(nn.Module):
         like = self.b[0]
         self._rows = torch.cat(rows).to(like)
         self._offset = torch.cat(offsets).to(like)
-        self.places: dict[str, tuple[Place, ...]] = dict.fromkeys(self.space.kinds, ())
-        for choice, support in zip(self.choices, self.support, strict=True):
-            self.places[choice.kind] += tuple(choice.candidates[k] for k in support)
+        self.places = self._by_kind(self.support)
 
     def coefficients(self) -> dict[str, Coefficients]:
         """Return c(b) of the active places, differentiable in b, for `Network.forward`."""

@@ -1,7 +1,18 @@
 """Two-stage search (ISTA-NAS, algorithm 1): weights and codes in turn on two parts of the training data.
 
 How b learns is an option. *Through the coefficients*, as published: the active places run with c(b), and b follows the
-loss by its gradient, dc/db = (A_S)'. *By the score*: the loss is smoothed over codes near b,
+loss by its gradient, dc/db = (A_S)'. *By a probe* (after EnTranNAS, Yang et al., CVPR 2021): in each step one node,
+drawn at random, runs its other candidates as well, with coefficients of 0, which leaves all values as they are. Their
+gradients g_k = <dL/dx, o_k> say what each of them would bring, and with those of the active ones, less the mean of all,
+b of this node gets the whole A g; the other nodes get theirs as before. A probe costs the passes of these candidates in
+all cells of the kind. *By solving* (perturb and solve, after Vlastelica et al., ICLR 2020): the places recovered from
+b~ = b + sigma e run with what was recovered there, z; with g = dL/dz, which is zero elsewhere, b gets
+
+    A [z(b~) - z(b~ - t A g)] / t,      t = `solve_step` / ||A g||,
+
+the change of what is recovered when b~ takes a step against the straight-through gradient A g: where that step changes
+no support, and z is a fit on its support (the rules path, best_subset, non_negative), it is A g itself. *By the score*:
+the loss is smoothed over codes near b,
 
     J(b) = E L(places recovered from b + sigma e),      e ~ N(0, I),
 
@@ -51,6 +62,9 @@ the published rate are too long.
 MEMORY = 300
 """Scores over which their root mean square is taken."""
 
+TINY = 1e-30
+"""Length of a gradient below which there is none."""
+
 
 @dataclass(frozen=True)
 class TwoStageOptions(BaseOptions):
@@ -62,12 +76,15 @@ class TwoStageOptions(BaseOptions):
         Learning rate of the codes b (Adam; with `--gradient score` plain steps).
     code_weight_decay : float
         Weight decay of the codes b.
-    gradient : {"coefficients", "score"}
-        How b learns: through the coefficients of the active operations (the paper's), or by the losses of pairs of
-        architectures recovered from codes near to b.
+    gradient : {"coefficients", "probe", "solve", "score"}
+        How b learns: through the coefficients of the active operations (the paper's), and those of all candidates of
+        one node in each step; by how a step along that gradient changes what is recovered; or by the losses of pairs
+        of architectures recovered from codes near to b.
+    solve_step : float
+        Length of the step of b, of all nodes together, that the gradient solve compares recoveries over.
     perturbation : float
-        Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the pairs
-        of the score; 0: nothing, the places of the last recovery are held (the paper's).
+        Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the codes'
+        with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
     pairs : int
         Pairs of architectures in a step of the score.
     code_batch_size : int or None
@@ -82,6 +99,7 @@ class TwoStageOptions(BaseOptions):
     least: ClassVar[dict[str, float]] = {
         "code_learning_rate": 0,
         "code_weight_decay": 0,
+        "solve_step": 0,
         "perturbation": 0,
         "pairs": 1,
         "code_batch_size": 1,
@@ -93,7 +111,8 @@ class TwoStageOptions(BaseOptions):
 
     code_learning_rate: float = 6e-3
     code_weight_decay: float = 1e-3
-    gradient: Literal["coefficients", "score"] = "coefficients"
+    gradient: Literal["coefficients", "probe", "solve", "score"] = "coefficients"
+    solve_step: float = 1.0
     perturbation: float = 0.0
     pairs: int = 1
     code_batch_size: int | None = None
@@ -104,6 +123,8 @@ class TwoStageOptions(BaseOptions):
         super().__post_init__()
         if self.gradient == "score" and self.perturbation == 0:
             raise UserError("perturbation must be above 0 for the gradient score, got 0.0")
+        if self.solve_step == 0:
+            raise UserError("solve_step must be above 0, got 0.0")
 
 
 class TwoStageSearch(SupernetSearch):
@@ -202,17 +223,54 @@ class TwoStageSearch(SupernetSearch):
         train, valid = batch
         metrics = {}
         if not self.warming_up:
-            metrics = self.score_code(valid) if self.scored else self.train_code(valid)
+            step = {"score": self.score_code, "solve": self.solve_code}
+            metrics = step.get(self.options.method.gradient, self.train_code)(valid)
         return {**self.train_weights(train, self.path()), **metrics}
 
     def train_code(self, batch: Any) -> dict[str, Tensor]:
-        """Take a step of the codes through the coefficients and return its metrics."""
+        """Take a step of the codes through the coefficients, with a probe or without, and return its metrics."""
+        coefficients = self.code.coefficients()
+        probe = None
+        if self.options.method.gradient == "probe":
+            probe = Probe(self.code, coefficients, self._drawn_node())
+            coefficients = probe.coefficients
         with self.weights.fixed():
-            loss, metrics = self.weights.loss(batch, self.code.coefficients())
+            loss, metrics = self.weights.loss(batch, coefficients)
         loss.backward()
+        if probe is not None:
+            probe.put_gradient()
+        self._update_code()
+        return named("valid", metrics)
+
+    def _drawn_node(self) -> int:
+        """Return which choice is probed in this step."""
+        random = generator(self.seed, "probe", self.epoch, self.step)
+        return int(torch.randint(len(self.code.choices), (), generator=random))
+
+    def solve_code(self, batch: Any) -> dict[str, Tensor]:
+        """Take a step of the codes by how the recovery answers to a step along the gradient, and return its metrics."""
+        options, code = self.options.method, self.code
+        e = options.perturbation * self._noise("solve", 1)
+        (found,) = code.recovered_at(e)
+        coefficients = code.coefficients_of(found)
+        with self.weights.fixed():
+            loss, metrics = self.weights.loss(batch, coefficients)
+        loss.backward()
+        gradient = torch.cat(
+            [A @ g for A, g in zip(code.A, code.gradients_of(found, coefficients), strict=True)]
+        )
+        # the same on all processes, as the recovery is
+        gradient = all_reduce_sum(gradient) / processes()
+        t = options.solve_step / float(gradient.norm().clamp_min(TINY))
+        (there,) = code.recovered_at(e - t * gradient)
+        for b, A, (z, _), (z_there, _) in zip(code.b, code.A, found, there, strict=True):
+            b.grad = (A @ (z - z_there) / t).to(b)
+        self._update_code()
+        return named("valid", metrics)
+
+    def _update_code(self) -> None:
         self.code_optimizer.step()
         self.code_optimizer.zero_grad(set_to_none=True)
-        return named("valid", metrics)
 
     @torch.no_grad()
     def score_code(self, batch: Any) -> dict[str, Tensor]:
@@ -290,6 +348,49 @@ class TwoStageSearch(SupernetSearch):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.spread, self.scores = state["spread"], state["scores"]
+
+
+class Probe:
+    """One node of a code with all its candidates, those that are not active with a coefficient of 0.
+
+    Parameters
+    ----------
+    code : SparseCode
+    active : dict of kind to Coefficients
+        Of the active places, differentiable in b.
+    index : int
+        Which choice is probed.
+
+    Attributes
+    ----------
+    coefficients : dict of kind to Coefficients
+        The active ones, and then the others of the node.
+    """
+
+    def __init__(self, code: SparseCode, active: dict[str, Coefficients], index: int) -> None:
+        self._code, self._index = code, index
+        choice, support = code.choices[index], code.support[index]
+        self._others = [k for k in range(len(choice.candidates)) if k not in support]
+        values, places = active[choice.kind].values, active[choice.kind].places
+        if values.requires_grad:
+            values.retain_grad()
+        self._values = values
+        self._zeros = values.new_zeros(len(self._others)).requires_grad_()
+        more = tuple(choice.candidates[k] for k in self._others)
+        self._where = [places.index(choice.candidates[k]) for k in support]
+        both = Coefficients(torch.cat([values, self._zeros]), places + more)
+        self.coefficients = {**active, choice.kind: both}
+
+    @torch.no_grad()
+    def put_gradient(self) -> None:
+        """Give the node's b the gradient A g of all candidates, after the backward pass."""
+        A = self._code.A[self._index]
+        g = A.new_zeros(A.shape[1])
+        if self._where:
+            g[list(self._code.support[self._index])] = self._values.grad[self._where].to(g)
+        g[self._others] = self._zeros.grad.to(g)
+        b = self._code.b[self._index]
+        b.grad = (A @ (g - g.mean())).to(b)
 
 
 def code_optimizer(
