@@ -481,29 +481,28 @@ class SparseCode(nn.Module):
     def recovered_at(self, shifts: Tensor) -> list[list[tuple[Tensor, tuple[int, ...]]]]:
         """Return z, cut, and its support for every choice, recovered from b plus each of some shifts.
 
-        Nothing is changed. See `places_at` for the parameters.
+        Nothing is changed, and a frozen choice stays as it is. See `places_at` for the parameters.
 
         Returns
         -------
         list of length K of lists of (Tensor of shape (n,), tuple of int)
         """
-        searching = range(len(self.choices))
+        searching = [i for i, frozen in enumerate(self.frozen) if not frozen]
         b = torch.cat(self._host_b()) + shifts
         parts = b.split([len(each) for each in self.b], dim=1)
-        if self.options.rule in PREPARED:
-            found = self._prepared(searching)([*parts])
-            n = len(shifts)
-            # supports are of problem after problem, each with all shifts
-            return [
-                [(z[k], found.support[i * n + k]) for i, z in enumerate(found.z)] for k in range(n)
-            ]
-        return [
-            [
-                self._cut(i, self._recover([i], {i: parts[i][k]})[0][0], parts[i][k])
-                for i in searching
-            ]
-            for k in range(len(shifts))
-        ]
+        n = len(shifts)
+        found = [list(zip(self.z, self.support, strict=True)) for _ in range(n)]
+        if self.options.rule in PREPARED and searching:
+            best = self._prepared(searching)([parts[i] for i in searching])
+            for number, i in enumerate(searching):
+                for k in range(n):
+                    # supports are of problem after problem, each with all shifts
+                    found[k][i] = best.z[number][k], best.support[number * n + k]
+            return found
+        for i in searching:
+            for k, part in enumerate(parts[i]):
+                found[k][i] = self._cut(i, self._recover([i], {i: part})[0][0], part)
+        return found
 
     def coefficients_of(
         self, found: Sequence[tuple[Tensor, tuple[int, ...]]]
@@ -585,10 +584,11 @@ class SparseCode(nn.Module):
         values = self._values().cpu().double()
         return list(values.split([len(support) for support in self.support]))
 
-    def freeze(self, index: int) -> None:
-        """Fix the coefficients of `choices[index]` at their present values for good."""
+    def freeze(self, index: int, value: float | None = None) -> None:
+        """Fix the coefficients of `choices[index]` for good: at their present values, or all at a given one."""
         if not self.frozen[index]:
-            self._fixed[index] = self._host_coefficients()[index]
+            present = self._host_coefficients()[index]
+            self._fixed[index] = present if value is None else torch.full_like(present, value)
             self.frozen[index] = True
             self.b[index].requires_grad_(False)
             self.b[index].grad = None

@@ -24,7 +24,7 @@ from ..runtime.randomness import generator
 from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from .base import Setting, SupernetSearch, check_s
-from .two_stage import code_optimizer
+from .sparse_search import code_optimizer
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
 from .base import Setting, SupernetSearch
-from .two_stage import code_optimizer
+from .sparse_search import code_optimizer
 
 Phase = Literal["joint", "masks", "fine-tuning"]
 """What HM-NAS does in turn."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
+from ..codes.sparse import NodeRecovery, SparseCode
 from ..networks.core import CellNetwork, train_affine
 from ..networks.counting import PlaceCosts
 from ..networks.folding import fold
@@ -20,25 +20,27 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.processes import broadcast
 from ..runtime.randomness import generator
-from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
-from .base import Setting, SupernetSearch
-from .two_stage import RECURRENT_CODE, changed_nodes, code_optimizer
+from .base import Setting
+from .sparse_search import (
+    RECURRENT_CODE,
+    SMOOTHED,
+    SMOOTHED_201,
+    SparseSearch,
+    SparseSearchOptions,
+    changed_nodes,
+)
 
 DRAWS = 10_000
 """Codes that are drawn at most to find a first architecture within the size limit."""
 
 
 @dataclass(frozen=True)
-class OneStageOptions(BaseOptions):
+class OneStageOptions(SparseSearchOptions):
     """Options of one-stage training: search inside the target network, then its normal schedule of `epochs`.
 
     Parameters
     ----------
-    code_learning_rate : float
-        Learning rate of the codes b (Adam).
-    code_weight_decay : float
-        Weight decay of the codes b.
     search_epochs : int
         Epochs of search at most; what is not frozen then is frozen as it is.
     freeze_threshold : float
@@ -52,16 +54,13 @@ class OneStageOptions(BaseOptions):
     """
 
     least: ClassVar[dict[str, float]] = {
-        "code_learning_rate": 0,
-        "code_weight_decay": 0,
+        **SparseSearchOptions.least,
         "search_epochs": 1,
         "freeze_threshold": 0,
         "freeze_floor": 0,
         "size_limit": 1,
     }
 
-    code_learning_rate: float = 6e-3
-    code_weight_decay: float = 1e-3
     search_epochs: int = 15
     freeze_threshold: float = 1e-3
     freeze_by: Literal["solution", "cut"] = "solution"
@@ -69,12 +68,14 @@ class OneStageOptions(BaseOptions):
     size_limit: int | None = None
 
 
-class OneStageTraining(SupernetSearch):
+class OneStageTraining(SparseSearch):
     """Search and training in one run, in the target network, on all the training data.
 
-    While searching, weights and codes follow the same loss in the same backward pass, at the full learning rate. After
-    every epoch z is recovered; a node that has settled is frozen: its coefficients stay, and its operations' batch
-    norms become trainable. When all are frozen the normal schedule of `options.optimizer.epochs` begins.
+    While searching, weights and codes follow the same loss in the same backward pass, at the full learning rate. (By
+    the score the codes follow the losses of pairs on the weights' batch, before the weights do, and all coefficients
+    are 1.) After every epoch z is recovered; a node that has settled is frozen: its coefficients stay, and its
+    operations' batch norms become trainable. When all are frozen the normal schedule of `options.optimizer.epochs`
+    begins.
     """
 
     title = "one-stage training"
@@ -115,6 +116,7 @@ class OneStageTraining(SupernetSearch):
                 "search_epochs": 100,
             }
         },
+        "smoothed": {"": SMOOTHED, "nasbench201": SMOOTHED_201},
     }
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
@@ -124,10 +126,6 @@ class OneStageTraining(SupernetSearch):
         for cell in self.network.cells:
             train_affine(cell.nodes, False)
         self.task.prepare(self.network, self.options.regularization)
-        self.limit = self.options.method.size_limit
-        self.sizes = PlaceCosts(self.network)
-        self.code = self._first_code().to(self.device)
-        self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.searched: int | None = None  # epochs of search, known when it has ended
         self.held_out = self.task.validation_feed(self.data, self.options.optimizer, self.device)
         self._accept()
@@ -144,14 +142,8 @@ class OneStageTraining(SupernetSearch):
         return feed, None
 
     @classmethod
-    def check(cls, setting: Setting) -> None:
-        super().check(setting)
-        setting.options.code.lengths(setting.space)
-        setting.options.code.places(setting.space)
-
-    @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"code": SparseCodeOptions, "regularization": task.regularization_options}
+        return {**super().option_parts(task), "regularization": task.regularization_options}
 
     @classmethod
     def scheduled(cls, options: Composition, epochs: int) -> dict[str, Any]:
@@ -162,7 +154,8 @@ class OneStageTraining(SupernetSearch):
     def network_changes(cls, setting: Setting) -> dict[str, Any]:
         return setting.task.network_needs(setting.options.regularization)
 
-    def _first_code(self) -> SparseCode:
+    def first_code(self) -> SparseCode:
+        self.sizes = PlaceCosts(self.network)
         limit = self.limit
         least = self.sizes.least(self.options.code.fewest(self.space))
         if limit is not None and limit < least:
@@ -179,6 +172,11 @@ class OneStageTraining(SupernetSearch):
             f"that small"
         )
 
+    @property
+    def limit(self) -> int | None:
+        """Parameters that the discrete network may have."""
+        return self.options.method.size_limit
+
     def _small_enough(self, code: SparseCode) -> bool:
         return self.limit is None or self.sizes.parameters(code.places) <= self.limit
 
@@ -188,9 +186,6 @@ class OneStageTraining(SupernetSearch):
         if self.limit is not None:
             state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
             self._accepted = copy.deepcopy(state)
-
-    def genotype(self) -> Genotype:
-        return self.code.genotype()
 
     def trained_network(self) -> CellNetwork:
         """Return the network of the present architecture with its trained weights, folded."""
@@ -219,6 +214,10 @@ class OneStageTraining(SupernetSearch):
         return self.searched is None
 
     @property
+    def search_epochs(self) -> int:
+        return self.options.method.search_epochs
+
+    @property
     def epochs(self) -> int:
         options = self.options
         searched = options.method.search_epochs if self.searched is None else self.searched
@@ -228,10 +227,6 @@ class OneStageTraining(SupernetSearch):
     def steps(self) -> int:
         return len(self.train_feed)
 
-    def begin(self, run: Any) -> None:
-        run.write_matrices(self.code)
-        run.write_recovery(self.code.last_recovery, self.code.frozen)
-
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         return self.train_feed.epoch(epoch, start)
 
@@ -240,7 +235,10 @@ class OneStageTraining(SupernetSearch):
         if self.searched is not None:
             done = (self.epoch - self.searched) / self.options.optimizer.epochs
         self.weights.set_learning_rate(done or 0.0, self.epoch, batch)
-        coefficients = self.code.coefficients()
+        scored = self.scored and self.searching
+        if scored and not self.warming_up:
+            self.score_code(batch)
+        coefficients = self.path() if scored else self.code.coefficients()
         names = ("drop path", "one-stage", self.epoch, self.step)
         random = generator(self.seed, *names, device=self.device)
         extra = self.task.regularize(
@@ -249,7 +247,7 @@ class OneStageTraining(SupernetSearch):
         loss, metrics = self.weights.loss(batch, coefficients, **extra)
         loss.backward()
         self.weights.update()
-        if self.searching:
+        if self.searching and not scored:
             self.code_optimizer.step()
             self.code_optimizer.zero_grad(set_to_none=True)
         return named("train", metrics)
@@ -267,12 +265,12 @@ class OneStageTraining(SupernetSearch):
             accepted = copy.deepcopy(self._accepted)
             self.code.load_state_dict(accepted["code"])
             self.code_optimizer.load_state_dict(accepted["adam"])
-        else:
+        elif not self.warming_up:
             for i, node in enumerate(recovery):
                 if not self.code.frozen[i] and self._settled(node, self.code.z[i] - before[i]):
                     self._freeze(i)
             self._accept()
-        if self.epoch + 1 == self.options.method.search_epochs:
+        if self.epoch + 1 == self.search_epochs:
             for i in range(len(recovery)):
                 self._freeze(i)
         if all(self.code.frozen):
@@ -297,7 +295,8 @@ class OneStageTraining(SupernetSearch):
         return moved <= threshold and node.norm >= options.freeze_floor * threshold
 
     def _freeze(self, i: int) -> None:
-        self.code.freeze(i)
+        # by the score all coefficients are 1
+        self.code.freeze(i, 1.0 if self.scored else None)
         self._release(i)
 
     def _release(self, i: int) -> None:
@@ -312,10 +311,6 @@ class OneStageTraining(SupernetSearch):
             frozen = f"{metrics['frozen']}/{len(self.code.choices)}"
             text += f"  frozen {frozen}  supports changed: {metrics['supports_changed']}"
         return text
-
-    def stateful(self) -> dict[str, Any]:
-        parts = {"code": self.code, "code_optimizer": self.code_optimizer}
-        return {**super().stateful(), **parts}
 
     def state_dict(self) -> dict[str, Any]:
         own = {"searched": self.searched, "accepted": self._accepted}

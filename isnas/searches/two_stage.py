@@ -11,132 +11,67 @@ b~ = b + sigma e run with what was recovered there, z; with g = dL/dz, which is 
     A [z(b~) - z(b~ - t A g)] / t,      t = `solve_step` / ||A g||,
 
 the change of what is recovered when b~ takes a step against the straight-through gradient A g: where that step changes
-no support, and z is a fit on its support (the rules path, best_subset, non_negative), it is A g itself. *By the score*:
-the loss is smoothed over codes near b,
-
-    J(b) = E L(places recovered from b + sigma e),      e ~ N(0, I),
-
-which has a gradient where the recovery has none, grad J = E L(b + sigma e) e / sigma. Its estimate from antithetic
-pairs, (L(b + sigma e) - L(b - sigma e)) e / (2 sigma), needs forward passes only (evolution strategies, Salimans et
-al., arXiv 1703.03864). All coefficients are 1: a place counts by being there. b takes the step
-
-    b <- b - lr * mean over pairs of (d / rms) e,       d = L(b + sigma e) - L(b - sigma e),
-
-with rms the root mean square of the d so far (over some 300), so that the rate does not depend on the scale of the
-loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
-and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
+no support, and z is a fit on its support (the rules path, best_subset, non_negative), it is A g itself.
+*By the score* of pairs: see `isnas.searches.sparse_search`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..codes.fair import fair_path
-from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
-from ..networks.core import CellNetwork, Coefficients
-from ..networks.operations import kept_statistics
+from ..codes.sparse import SparseCode
+from ..networks.core import Coefficients
 from ..runs.training import named
-from ..runtime.errors import UserError
-from ..runtime.options import BaseOptions
-from ..runtime.processes import all_reduce_sum, averaging, processes
+from ..runtime.processes import all_reduce_sum, processes
 from ..runtime.randomness import generator
-from ..spaces.base import Place
-from ..spaces.genotype import Genotype
-from ..tasks.base import Task
-from .base import RECURRENT, RECURRENT_PAPER, Setting, SupernetSearch
-
-RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
-"""Defaults of sparse codes of recurrent cells.
-
-A node keeps one place. With columns of unit norm the l1 solution can find every one; and as no norm stands behind a
-node, its output is as large as the coefficient, which must not begin at a thousandth, nor so large that the steps of
-the published rate are too long.
-"""
-
-MEMORY = 300
-"""Scores over which their root mean square is taken."""
+from .base import RECURRENT, RECURRENT_PAPER
+from .sparse_search import (
+    RECURRENT_CODE,
+    SMOOTHED,
+    SMOOTHED_201,
+    SparseSearch,
+    SparseSearchOptions,
+    changed_nodes,
+)
 
 TINY = 1e-30
 """Length of a gradient below which there is none."""
 
 
 @dataclass(frozen=True)
-class TwoStageOptions(BaseOptions):
+class TwoStageOptions(SparseSearchOptions):
     """Options of the two-stage search.
 
     Parameters
     ----------
-    code_learning_rate : float
-        Learning rate of the codes b (Adam; with `--gradient score` plain steps).
-    code_weight_decay : float
-        Weight decay of the codes b.
     gradient : {"coefficients", "probe", "solve", "score"}
         How b learns: through the coefficients of the active operations (the paper's), and those of all candidates of
         one node in each step; by how a step along that gradient changes what is recovered; or by the losses of pairs
         of architectures recovered from codes near to b.
     solve_step : float
         Length of the step of b, of all nodes together, that the gradient solve compares recoveries over.
-    perturbation : float
-        Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the codes'
-        with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
-    pairs : int
-        Pairs of architectures in a step of the score.
     code_batch_size : int or None
         Examples that a step of the codes learns from; by default as many as a step of the weights. What makes a score
         uncertain is more the direction that was drawn than the few examples, and it costs less with fewer.
-    warm_up_share : float
-        Share of the epochs, at the beginning, in which only the weights learn, on fair paths.
-    fair_share : float
-        Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
     """
 
-    least: ClassVar[dict[str, float]] = {
-        "code_learning_rate": 0,
-        "code_weight_decay": 0,
-        "solve_step": 0,
-        "perturbation": 0,
-        "pairs": 1,
-        "code_batch_size": 1,
-        "warm_up_share": 0,
-        "fair_share": 0,
-    }
-    most: ClassVar[dict[str, float]] = {"fair_share": 1}
-    below_one: ClassVar[tuple[str, ...]] = ("warm_up_share",)
+    least: ClassVar[dict[str, float]] = {**SparseSearchOptions.least, "code_batch_size": 1}
+    above_zero: ClassVar[tuple[str, ...]] = ("solve_step",)
 
-    code_learning_rate: float = 6e-3
-    code_weight_decay: float = 1e-3
     gradient: Literal["coefficients", "probe", "solve", "score"] = "coefficients"
     solve_step: float = 1.0
-    perturbation: float = 0.0
-    pairs: int = 1
     code_batch_size: int | None = None
-    warm_up_share: float = 0.0
-    fair_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gradient == "score" and self.perturbation == 0:
-            raise UserError("perturbation must be above 0 for the gradient score, got 0.0")
-        if self.solve_step == 0:
-            raise UserError("solve_step must be above 0, got 0.0")
 
 
-class TwoStageSearch(SupernetSearch):
+class TwoStageSearch(SparseSearch):
     """Search of an architecture in a small super-net.
 
     In every step first b learns from a batch of one part of the data, then the weights follow the loss on a batch of
     the other; after every epoch z is recovered from b.
-
-    Attributes
-    ----------
-    code : SparseCode
-        On the CPU where it learns by the score: there it is recovered from in every step.
     """
 
     title = "two-stage search"
@@ -161,70 +96,23 @@ class TwoStageSearch(SupernetSearch):
             "recurrent": {**RECURRENT_PAPER, "code_learning_rate": 3e-3},
         },
         "smoothed": {
-            "": {
-                "matrix": "balanced",
-                "rule": "non_negative",
-                "init_scale": 0.0,
-                "gradient": "score",
-                "perturbation": 1.0,
-                "warm_up_share": 0.43,
-                "code_learning_rate": 4e-3,
-                "code_weight_decay": 0.0,
-                "learning_rate": 0.1,
-            },
-            # as many as an edge's operations have differences: nothing of these is lost
-            "nasbench201": {"m": (3, 6, 9), "batch_size": 96, "weight_decay": 5e-4},
+            "": SMOOTHED,
+            "nasbench201": SMOOTHED_201,
             "chain": {"batch_size": 96, "weight_decay": 5e-4},
         },
     }
 
-    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
-        super().__init__(supernet, setting)
-        options = self.options.method
-        self.scored = options.gradient == "score"
-        self.code = SparseCode(supernet.space, self.options.code, seed=self.seed)
-        if not self.scored:
-            self.code.to(self.device)
-        self.code_optimizer = code_optimizer(self.code.parameters(), options)
-        self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
-
-    @classmethod
-    def check(cls, setting: Setting) -> None:
-        super().check(setting)
-        setting.options.code.lengths(setting.space)
-        setting.options.code.places(setting.space)
-
-    @classmethod
-    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"code": SparseCodeOptions}
-
     @property
     def code_batch_size(self) -> int:
         return self.options.method.code_batch_size or super().code_batch_size
-
-    @property
-    def warm_up_epochs(self) -> int:
-        """Epochs at the beginning in which only the weights learn."""
-        return round(self.options.method.warm_up_share * self.epochs)
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether only the weights learn now."""
-        return self.epoch < self.warm_up_epochs
-
-    def genotype(self) -> Genotype:
-        return self.code.genotype()
-
-    def begin(self, run: Any) -> None:
-        run.write_matrices(self.code)
-        run.write_recovery(self.code.last_recovery, self.code.frozen)
 
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
         metrics = {}
         if not self.warming_up:
             step = {"score": self.score_code, "solve": self.solve_code}
-            metrics = step.get(self.options.method.gradient, self.train_code)(valid)
+            found = step.get(self.options.method.gradient, self.train_code)(valid)
+            metrics = named("valid", found)
         return {**self.train_weights(train, self.path()), **metrics}
 
     def train_code(self, batch: Any) -> dict[str, Tensor]:
@@ -240,7 +128,7 @@ class TwoStageSearch(SupernetSearch):
         if probe is not None:
             probe.put_gradient()
         self._update_code()
-        return named("valid", metrics)
+        return metrics
 
     def _drawn_node(self) -> int:
         """Return which choice is probed in this step."""
@@ -266,69 +154,11 @@ class TwoStageSearch(SupernetSearch):
         for b, A, (z, _), (z_there, _) in zip(code.b, code.A, found, there, strict=True):
             b.grad = (A @ (z - z_there) / t).to(b)
         self._update_code()
-        return named("valid", metrics)
+        return metrics
 
     def _update_code(self) -> None:
         self.code_optimizer.step()
         self.code_optimizer.zero_grad(set_to_none=True)
-
-    @torch.no_grad()
-    def score_code(self, batch: Any) -> dict[str, Tensor]:
-        """Take a step of the codes by the losses of pairs of architectures, and return the mean of their metrics."""
-        options = self.options.method
-        e = options.perturbation * self._noise("score", options.pairs)
-        found = []
-        with kept_statistics(self.network):
-            for places in self.code.places_at(torch.cat([e, -e])):
-                found.append(self.weights.loss(batch, self.ones_at(places)))
-        # the one time that the device is waited for
-        losses = (
-            all_reduce_sum(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
-        )
-        plus, minus = losses.cpu().split(options.pairs)
-        difference = plus - minus
-        self.scores += 1
-        self.spread += (float(difference.square().mean()) - self.spread) / min(self.scores, MEMORY)
-        if self.spread > 0:
-            step = (difference[:, None] * e).mean(0) / (
-                options.perturbation * math.sqrt(self.spread)
-            )
-            decay = 1 - options.code_learning_rate * options.code_weight_decay
-            lengths = [len(b) for b in self.code.b]
-            for b, part in zip(self.code.b, step.split(lengths), strict=True):
-                b.mul_(decay).sub_(options.code_learning_rate * part.to(b))
-        metrics = [each for _, each in found]
-        means = {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
-        return named("valid", means)
-
-    @torch.no_grad()
-    def path(self) -> dict[str, Coefficients]:
-        """Return the coefficients of this step's weights: of a fair path, or of b with or without noise."""
-        options = self.options.method
-        done = self.epoch + self.step / self.steps - self.warm_up_epochs
-        share = options.fair_share * (1 - done / (self.epochs - self.warm_up_epochs))
-        random = generator(self.seed, "fair step", self.epoch, self.step)
-        if self.warming_up or (share > 0 and float(torch.rand((), generator=random)) < share):
-            s = self.options.code.places(self.space)
-            step = self.epoch * self.steps + self.step
-            return self.ones_at(fair_path(self.space, s, self.seed, step))
-        if options.perturbation > 0:
-            (places,) = self.code.places_at(options.perturbation * self._noise("weights", 1))
-            return self.ones_at(places)
-        return self.code.coefficients()
-
-    def _noise(self, name: str, number: int) -> Tensor:
-        """Draw so many times what is added to all codes in this step, (number, sum of m)."""
-        random = generator(self.seed, "perturbation", name, self.epoch, self.step)
-        size = (number, sum(len(b) for b in self.code.b))
-        return torch.randn(size, generator=random, dtype=torch.float64)
-
-    def ones_at(self, places: dict[str, tuple[Place, ...]]) -> dict[str, Coefficients]:
-        """Return coefficients of 1 at these places."""
-        return {
-            kind: Coefficients(torch.ones(len(of_kind), device=self.device), of_kind)
-            for kind, of_kind in places.items()
-        }
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
         recovery = self.code.recover()
@@ -337,17 +167,6 @@ class TwoStageSearch(SupernetSearch):
 
     def describe(self, metrics: dict[str, Any]) -> str:
         return f"{super().describe(metrics)}  supports changed: {metrics['supports_changed']}"
-
-    def stateful(self) -> dict[str, Any]:
-        parts = {"code": self.code, "code_optimizer": self.code_optimizer}
-        return {**super().stateful(), **parts}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "spread": self.spread, "scores": self.scores}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.spread, self.scores = state["spread"], state["scores"]
 
 
 class Probe:
@@ -391,38 +210,3 @@ class Probe:
         g[self._others] = self._zeros.grad.to(g)
         b = self._code.b[self._index]
         b.grad = (A @ (g - g.mean())).to(b)
-
-
-def code_optimizer(
-    parameters: Iterable[Tensor], options: Any, *, betas: tuple[float, float] = (0.5, 0.999)
-) -> torch.optim.Adam:
-    """Return the Adam of an architecture's parameters; it takes the means of all processes' gradients.
-
-    Parameters
-    ----------
-    parameters : iterable of Tensor
-    options
-        With ``code_learning_rate`` and ``code_weight_decay``.
-    betas : tuple of float
-        By default those of DARTS (arXiv 1806.09055).
-    """
-    optimizer = torch.optim.Adam(
-        parameters,
-        lr=options.code_learning_rate,
-        betas=betas,
-        weight_decay=options.code_weight_decay,
-    )
-    averaging(optimizer)
-    return optimizer
-
-
-def changed_nodes(recovery: list[NodeRecovery]) -> str:
-    """Return the nodes whose supports a recovery changed, in words."""
-    kinds = dict.fromkeys(node.kind for node in recovery)
-    parts = []
-    for kind in kinds:
-        changed = [node for node in recovery if node.kind == kind and node.changed]
-        nodes = [f"{node.node} {node.name}".strip() for node in changed]
-        if nodes:
-            parts.append(f"{kind} {','.join(nodes)}")
-    return "; ".join(parts) or "none"

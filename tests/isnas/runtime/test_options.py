@@ -16,7 +16,7 @@ from isnas.comparison.compare import comparison_schema
 from isnas.runs.evaluation import evaluation_schema
 from isnas.runs.training import cosine
 from isnas.runtime.options import BaseOptions, Nested, Schema
-from isnas.searches.two_stage import code_optimizer
+from isnas.searches.sparse_search import code_optimizer
 
 SCHEMAS = {
     "two-stage": METHODS["ista-two-stage"].schema(DARTS_SPACE),

@@ -24,6 +24,8 @@ from isnas import (
 from isnas.codes.fair import fair_path
 from isnas.codes.sparse import SparseCode, SparseCodeOptions
 from isnas.runs.loop import drive as run_through
+from isnas.runs.loop import loop
+from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
 
@@ -177,3 +179,60 @@ def test_where_no_gradient_can_be(toy_data: Callable[..., Dataset]) -> None:
     assert not stage.code.b[0].any()
     stage.train_step(next(iter(stage.batches(0, 0))))
     assert stage.code.b[0].all()  # node 0 has learnt
+
+
+# --- in one stage
+
+
+def one_stage(data: Dataset, space: Space = DARTS_SPACE, **changes: Any) -> OneStageTraining:
+    cells = {"cells": 1 if space is NASBENCH201_SPACE else 3}
+    options = {"preset": "smoothed", **TINY, **cells, "search_epochs": 3, "epochs": 1, **changes}
+    return create_search("ista-one-stage", space, data, **options)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_one_stage_ends_with_the_network_of_what_it_found(
+    space: Space, toy_data: Callable[..., Dataset]
+) -> None:
+    """Codes rest during the warm-up, and learn; at the end all coefficients are 1 and folding changes nothing."""
+    stage = one_stage(toy_data(48), space)
+    assert stage.warm_up_epochs == 1
+    b = [each.detach().clone() for each in stage.code.b]
+    moved = []
+    for _ in run_through(stage):
+        moved.append(any((x != y).any() for x, y in zip(b, stage.code.b, strict=True)))
+    assert moved == [False, True, True, True]
+    assert all(stage.code.frozen) and stage.searched == 3
+    for coefficients in stage.code.coefficients().values():
+        assert torch.equal(coefficients.values, torch.ones_like(coefficients.values))
+    assert stage.folding_error() < 1e-5
+    space.check(stage.genotype())
+
+
+def test_one_stage_goes_on_exactly(toy_data: Callable[..., Dataset]) -> None:
+    data = toy_data(48)
+    whole = one_stage(data)
+    list(run_through(whole))
+    begun = one_stage(data)
+    for _ in loop(begun):
+        if (begun.epoch, begun.step) == (2, 1):
+            break
+    again = one_stage(data)
+    again.load_state_dict(begun.state_dict())
+    list(run_through(again))
+    assert again.genotype() == whole.genotype()
+    for x, y in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_frozen_nodes_stay_as_they_are() -> None:
+    """Whatever is added to their codes, and with coefficients of the value that is given."""
+    code = SparseCode(NASBENCH201_SPACE, SparseCodeOptions(rule="non_negative", matrix="balanced"))
+    code.freeze(1, 1.0)
+    kept = {code.choices[1].candidates[k] for k in code.support[1]}
+    size = sum(len(b) for b in code.b)
+    shifts = 10 * torch.randn(20, size, generator=torch.Generator().manual_seed(0)).double()
+    found = code.places_at(shifts)
+    mine = set(code.choices[1].candidates)
+    assert all(mine & set(places["cell"]) == kept for places in found)
+    assert len({places["cell"] for places in found}) > 10

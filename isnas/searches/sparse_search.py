@@ -1,0 +1,283 @@
+"""Contract and common parts of the searches by a sparse code, and learning by the score, which all of them can.
+
+*Through the coefficients*, as published, the active places run with c(b), and b follows the loss by its gradient,
+dc/db = (A_S)'. *By the score* the loss is smoothed over codes near b,
+
+    J(b) = E L(places recovered from b + sigma e),      e ~ N(0, I),
+
+which has a gradient where the recovery has none, grad J = E L(b + sigma e) e / sigma. Its estimate from antithetic
+pairs, (L(b + sigma e) - L(b - sigma e)) e / (2 sigma), needs forward passes only (evolution strategies, Salimans et
+al., arXiv 1703.03864). All coefficients are 1: a place counts by being there. b takes the step
+
+    b <- b - lr * mean over pairs of (d / rms) e,       d = L(b + sigma e) - L(b - sigma e),
+
+with rms the root mean square of the d so far (over some 300), so that the rate does not depend on the scale of the
+loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
+and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..codes.fair import fair_path
+from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
+from ..networks.core import CellNetwork, Coefficients
+from ..networks.operations import kept_statistics
+from ..runtime.errors import UserError
+from ..runtime.options import BaseOptions
+from ..runtime.processes import all_reduce_sum, averaging, processes
+from ..runtime.randomness import generator
+from ..spaces.base import Place
+from ..spaces.genotype import Genotype
+from ..tasks.base import Task
+from .base import Setting, SupernetSearch
+
+RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
+"""Defaults of sparse codes of recurrent cells.
+
+A node keeps one place. With columns of unit norm the l1 solution can find every one; and as no norm stands behind a
+node, its output is as large as the coefficient, which must not begin at a thousandth, nor so large that the steps of
+the published rate are too long.
+"""
+
+SMOOTHED = {
+    "matrix": "balanced",
+    "rule": "non_negative",
+    "init_scale": 0.0,
+    "gradient": "score",
+    "perturbation": 1.0,
+    "warm_up_share": 0.43,
+    "code_learning_rate": 4e-3,
+    "code_weight_decay": 0.0,
+    "learning_rate": 0.1,
+}
+"""The preset `smoothed`, which is ours; see docs/method.md."""
+
+SMOOTHED_201 = {"m": (3, 6, 9), "batch_size": 96, "weight_decay": 5e-4}
+"""The same in NAS-Bench-201: as many as an edge's operations have differences, so that nothing of these is lost."""
+
+MEMORY = 300
+"""Scores over which their root mean square is taken."""
+
+
+@dataclass(frozen=True)
+class SparseSearchOptions(BaseOptions):
+    """Options of all searches by a sparse code.
+
+    Parameters
+    ----------
+    code_learning_rate : float
+        Learning rate of the codes b (Adam; with `--gradient score` plain steps).
+    code_weight_decay : float
+        Weight decay of the codes b.
+    gradient : {"coefficients", "score"}
+        How b learns: through the coefficients of the active operations (the paper's), or by the losses of pairs of
+        architectures recovered from codes near to b.
+    perturbation : float
+        Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the codes'
+        with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
+    pairs : int
+        Pairs of architectures in a step of the score.
+    warm_up_share : float
+        Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
+    fair_share : float
+        Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
+    """
+
+    least: ClassVar[dict[str, float]] = {
+        "code_learning_rate": 0,
+        "code_weight_decay": 0,
+        "perturbation": 0,
+        "pairs": 1,
+        "warm_up_share": 0,
+        "fair_share": 0,
+    }
+    most: ClassVar[dict[str, float]] = {"fair_share": 1}
+    below_one: ClassVar[tuple[str, ...]] = ("warm_up_share",)
+
+    code_learning_rate: float = 6e-3
+    code_weight_decay: float = 1e-3
+    gradient: Literal["coefficients", "score"] = "coefficients"
+    perturbation: float = 0.0
+    pairs: int = 1
+    warm_up_share: float = 0.0
+    fair_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gradient == "score" and self.perturbation == 0:
+            raise UserError("perturbation must be above 0 for the gradient score, got 0.0")
+
+
+class SparseSearch(SupernetSearch):
+    """Search of an architecture by a sparse code.
+
+    Attributes
+    ----------
+    code : SparseCode
+        On the CPU where it learns by the score: there it is recovered from in every step.
+    scored : bool
+        Whether it learns by the score.
+    """
+
+    def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
+        super().__init__(supernet, setting)
+        self.scored = self.options.method.gradient == "score"
+        self.code = self.first_code()
+        if not self.scored:
+            self.code.to(self.device)
+        self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
+        self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
+
+    @classmethod
+    def check(cls, setting: Setting) -> None:
+        super().check(setting)
+        setting.options.code.lengths(setting.space)
+        setting.options.code.places(setting.space)
+
+    @classmethod
+    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
+        return {"code": SparseCodeOptions}
+
+    def first_code(self) -> SparseCode:
+        """Return the code that the search begins with."""
+        return SparseCode(self.space, self.options.code, seed=self.seed)
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of the search itself, at most."""
+        return self.epochs
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """Epochs at the beginning in which only the weights learn."""
+        return round(self.options.method.warm_up_share * self.search_epochs)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether only the weights learn now."""
+        return self.epoch < self.warm_up_epochs
+
+    def genotype(self) -> Genotype:
+        return self.code.genotype()
+
+    def begin(self, run: Any) -> None:
+        run.write_matrices(self.code)
+        run.write_recovery(self.code.last_recovery, self.code.frozen)
+
+    @torch.no_grad()
+    def score_code(self, batch: Any) -> dict[str, Tensor]:
+        """Take a step of the codes by the losses of pairs of architectures.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The means of the pairs' metrics.
+        """
+        options = self.options.method
+        e = options.perturbation * self._noise("score", options.pairs)
+        found = []
+        with kept_statistics(self.network):
+            for places in self.code.places_at(torch.cat([e, -e])):
+                found.append(self.weights.loss(batch, self.ones_at(places)))
+        # the one time that the device is waited for
+        losses = (
+            all_reduce_sum(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
+        )
+        plus, minus = losses.cpu().split(options.pairs)
+        difference = plus - minus
+        self.scores += 1
+        self.spread += (float(difference.square().mean()) - self.spread) / min(self.scores, MEMORY)
+        if self.spread > 0:
+            step = (difference[:, None] * e).mean(0) / (
+                options.perturbation * math.sqrt(self.spread)
+            )
+            decay = 1 - options.code_learning_rate * options.code_weight_decay
+            lengths = [len(b) for b in self.code.b]
+            for b, part in zip(self.code.b, step.split(lengths), strict=True):
+                b.mul_(decay).sub_(options.code_learning_rate * part.to(b))
+        metrics = [each for _, each in found]
+        return {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
+
+    @torch.no_grad()
+    def path(self) -> dict[str, Coefficients]:
+        """Return the coefficients of this step's weights: of a fair path, or of b with or without noise."""
+        options = self.options.method
+        done = self.epoch + self.step / self.steps - self.warm_up_epochs
+        share = options.fair_share * (1 - done / (self.search_epochs - self.warm_up_epochs))
+        random = generator(self.seed, "fair step", self.epoch, self.step)
+        by_share = share > 0 and not any(self.code.frozen)
+        if self.warming_up or (by_share and float(torch.rand((), generator=random)) < share):
+            s = self.options.code.places(self.space)
+            step = self.epoch * self.steps + self.step
+            return self.ones_at(fair_path(self.space, s, self.seed, step))
+        if options.perturbation > 0:
+            (places,) = self.code.places_at(options.perturbation * self._noise("weights", 1))
+            return self.ones_at(places)
+        return self.code.coefficients()
+
+    def _noise(self, name: str, number: int) -> Tensor:
+        """Draw so many times what is added to all codes in this step, (number, sum of m)."""
+        random = generator(self.seed, "perturbation", name, self.epoch, self.step)
+        size = (number, sum(len(b) for b in self.code.b))
+        return torch.randn(size, generator=random, dtype=torch.float64)
+
+    def ones_at(self, places: dict[str, tuple[Place, ...]]) -> dict[str, Coefficients]:
+        """Return coefficients of 1 at these places."""
+        return {
+            kind: Coefficients(torch.ones(len(of_kind), device=self.device), of_kind)
+            for kind, of_kind in places.items()
+        }
+
+    def stateful(self) -> dict[str, Any]:
+        parts = {"code": self.code, "code_optimizer": self.code_optimizer}
+        return {**super().stateful(), **parts}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "spread": self.spread, "scores": self.scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.spread, self.scores = state["spread"], state["scores"]
+
+
+def code_optimizer(
+    parameters: Iterable[Tensor], options: Any, *, betas: tuple[float, float] = (0.5, 0.999)
+) -> torch.optim.Adam:
+    """Return the Adam of an architecture's parameters; it takes the means of all processes' gradients.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+    options
+        With ``code_learning_rate`` and ``code_weight_decay``.
+    betas : tuple of float
+        By default those of DARTS (arXiv 1806.09055).
+    """
+    optimizer = torch.optim.Adam(
+        parameters,
+        lr=options.code_learning_rate,
+        betas=betas,
+        weight_decay=options.code_weight_decay,
+    )
+    averaging(optimizer)
+    return optimizer
+
+
+def changed_nodes(recovery: list[NodeRecovery]) -> str:
+    """Return the nodes whose supports a recovery changed, in words."""
+    kinds = dict.fromkeys(node.kind for node in recovery)
+    parts = []
+    for kind in kinds:
+        changed = [node for node in recovery if node.kind == kind and node.changed]
+        nodes = [f"{node.node} {node.name}".strip() for node in changed]
+        if nodes:
+            parts.append(f"{kind} {','.join(nodes)}")
+    return "; ".join(parts) or "none"
