@@ -287,7 +287,7 @@ class OneStageTraining(SupernetSearch):
         }
 
     def _settled(self, node: NodeRecovery, cut: Tensor) -> bool:
-        """Whether a node has stopped moving; `cut` is what its cut z has moved by.
+        """Return whether a node has stopped moving; `cut` is the movement of its cut z.
 
         A tiny z has not begun to move, whatever the threshold says.
         """

@@ -392,9 +392,9 @@ class TestCompiling:
             if name == FROZEN:
                 coefficients = stage.code.double().coefficients()
             random = torch.Generator().manual_seed(0)
-            kept = drop_path(stage.network.active(coefficients), len(x), 0.3, random).double()
+            mask = drop_path(stage.network.active(coefficients), len(x), 0.3, random).double()
             loss, _ = stage.weights.loss(
-                (x, y), coefficients, auxiliary_weight=0.4, drop_path_mask=kept
+                (x, y), coefficients, auxiliary_weight=0.4, drop_path_mask=mask
             )
             loss.backward()
             found.append({n: p.grad for n, p in stage.network.named_parameters()})
