@@ -561,7 +561,7 @@ def _run(arguments: dict[str, Any]) -> int:
 
 
 def _predict(progress: Progress, network: str, images: list[str], **options: Any) -> int:
-    """Predict, and return 1 where images could not be read."""
+    """Predict; return 1 where images could not be read."""
     from .commands.predict import predict
 
     _refuse_several("predict")
