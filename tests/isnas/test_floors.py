@@ -83,7 +83,7 @@ def test_images_are_known_from_the_tasks_on() -> None:
 
 
 def test_import_and_help_are_light() -> None:
-    """What only some commands need is imported neither with the package nor for the help."""
+    """Libraries that only some commands need are imported neither with the package nor for the help."""
     code = """
 import contextlib, io, sys
 import isnas.api, isnas.cli

@@ -191,7 +191,7 @@ def all_operations(network: Network) -> list[nn.Module]:
 
 
 def state_of(modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Weights, buffers and everything that the optimizer keeps for them."""
+    """Return weights, buffers and everything that the optimizer keeps for them."""
     tensors: list[Tensor] = []
     for module in modules:
         tensors += module.state_dict().values()
@@ -306,7 +306,7 @@ class TestCost:
     def test_memory_is_that_of_the_discrete_network(
         self, closing_norm: str, bound: float, name: str
     ) -> None:
-        """What a step keeps for the backward pass: at most 2 % more, and nothing of inactive candidates.
+        """A step keeps at most 2 % more for the backward pass, and nothing of inactive candidates.
 
         Without a batch norm a skip's coefficient c needs x for its gradient, which the discrete network need not keep.
         """

@@ -56,7 +56,7 @@ def as_in_darts(name: str, c: int, stride: int) -> nn.Module:
 
 
 def cell_of(*nodes: str, concat: tuple[int, ...] = (2, 3, 4, 5)) -> CellGenotype:
-    """E.g. ``cell_of("skip_connect<0 max_pool_3x3<1", "", ...)``."""
+    """Return a cell by the texts of its nodes, as in ``cell_of("skip_connect<0 max_pool_3x3<1", "", ...)``."""
     edges = [[word.split("<") for word in node.split()] for node in nodes]
     return CellGenotype(tuple(tuple(Edge(o, int(i)) for o, i in node) for node in edges), concat)
 
@@ -264,7 +264,7 @@ class TestDropPath:
 
     @pytest.mark.parametrize("closing_norm", ["none", "all"])
     def test_silences_skips_where_asked_to(self, closing_norm: str) -> None:
-        """As in the published one-stage code: a skip that ends in a batch norm is no identity there."""
+        """A skip that ends in a batch norm is no identity there, as in the published one-stage code."""
         cell = cell_of("skip_connect<0", "", "", "")
         read, node = self.states(cell, 400, skips=True, closing_norm=closing_norm)
         if closing_norm == "all":
@@ -289,7 +289,7 @@ class TestDropPath:
         assert correlations.abs().max() < 6 / 500**0.5
 
     def test_each_operation_has_its_own_row(self) -> None:
-        """In the order of cells, nodes, and their operations."""
+        """Rows are in the order of cells, nodes, and their operations."""
         network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
         assert network.active() == 3 * 8
         mask = torch.rand(24, 4)

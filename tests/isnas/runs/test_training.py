@@ -54,7 +54,7 @@ def rates(made: WeightTrainer, epochs: int) -> list[float]:
 class TestLayout:
     @pytest.mark.parametrize("layout", ["fastest", "channels-last", "contiguous"])
     def test_is_an_option(self, layout: str) -> None:
-        """By default weights lie channels last on the CPU."""
+        """Weights lie channels last on the CPU by default."""
         network = isnas.build_network(isnas.GENOTYPES["DARTS_V2"], channels=2, cells=3)
         weight = to_device(network, torch.device("cpu"), layout).stem[0].weight
         last = layout != "contiguous"
@@ -90,7 +90,7 @@ class TestSchedule:
         assert rates(made, epochs) == pytest.approx(found, rel=1e-9)
 
     def test_linear_tail_is_that_of_the_imagenet_scripts(self) -> None:
-        """``adjust_lr`` of PC-DARTS's and ISTA-NAS's, and what overwrites it in the first five epochs."""
+        """It is ``adjust_lr`` of PC-DARTS and ISTA-NAS, with the warm-up that overwrites its first five epochs."""
         epochs, start = 250, 0.5
         expected = []
         for epoch in range(epochs):
