@@ -1,4 +1,4 @@
-"""What the benchmarks of steps share: how to time things in turn, and what to say of the machine."""
+"""Common parts of the benchmarks of steps: timing things in turn, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from isnas.comparison.rows import launch_record
 from isnas.runtime.errors import UserError
 
 
-def launched(script: str) -> dict[str, Any]:
+def launched(name: str) -> dict[str, Any]:
     """Return the record of this launch of a benchmark, see `isnas.comparison.rows.launch_record`."""
-    record = launch_record(script, sys.argv[1:])
-    return {**record, "command": record["command"].replace("python -m ", "python benchmarks/")}
+    return launch_record(f"benchmarks.{name}", sys.argv[1:])
 
 
-def origin(script: str) -> str:
+def origin(name: str) -> str:
     """Return a line that says what is measured where: command, machine, versions."""
-    record = launched(script)
+    record = launched(name)
     machine, known = record["machine"], record["versions"]
     return (
         f"`{record['command']}`: {machine['processor']}, {machine['cores']} cores, "

@@ -1,7 +1,7 @@
 """Does it pay to compile the active network with torch.compile? Compile time is counted.
 
-    python benchmarks/compilation.py | tee benchmarks/results/compilation.txt
-    python benchmarks/compilation.py --channels 16 --cells 8 --batch-size 256 --mode reduce-overhead     # on a GPU
+    python -m benchmarks.compilation | tee benchmarks/results/compilation.txt
+    python -m benchmarks.compilation --channels 16 --cells 8 --batch-size 256 --mode reduce-overhead     # on a GPU
 
 The active network is the same between two recoveries, so a search would compile it after every recovery that changed
 a support; training of a found network once. Printed are the ratio of the steps (forward, backward, update), what
@@ -17,12 +17,13 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from _measure import clock, in_turn, origin, ratio, run, size_parser
 from torch.nn import functional as F
 
 from isnas import GENOTYPES, build_network
 from isnas.runs.training import to_device
 from isnas.runtime.devices import check_compiler, cpu_threads, resolve_device
+
+from ._measure import clock, in_turn, origin, ratio, run, size_parser
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
 
         return once
 
-    print(origin("compilation.py"))
+    print(origin("compilation"))
     with cpu_threads(given.threads), tempfile.TemporaryDirectory() as cache:
         # what earlier runs have compiled is not to be found
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache

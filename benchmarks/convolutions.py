@@ -1,7 +1,7 @@
-"""Which convolutions crash, hang or compute wrong gradients on this CPU? Tries those that our networks can make.
+"""Convolutions that crash, hang or compute wrong gradients on this CPU, among those that our networks can make.
 
-    python benchmarks/convolutions.py | tee benchmarks/results/convolutions.txt
-    python benchmarks/convolutions.py --threads 2
+    python -m benchmarks.convolutions | tee benchmarks/results/convolutions.txt
+    python -m benchmarks.convolutions --threads 2
 
 Each kind of convolution, as `isnas.networks.operations.convolution` makes it, is run forward and backward with many
 numbers of channels, batch sizes and image sizes, odd ones too. Value and gradients are compared with those in float64
@@ -31,7 +31,6 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import torch
-from _measure import origin, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -39,6 +38,8 @@ from tqdm import tqdm
 from experiments._command import positive
 from isnas.comparison.rows import markdown_table
 from isnas.networks.operations import convolution
+
+from ._measure import origin, run
 
 CHANNELS = (*range(1, 17), 24, 36, 64)
 CHANNELS_OUT = (1, 3, 8, 16, 36)  # of a convolution that is not depthwise
@@ -95,12 +96,12 @@ KINDS = (
 
 
 class Variant(NamedTuple):
-    """How a convolution is run."""
+    """A way to run a convolution."""
 
     dtype: torch.dtype
     layout: str
     instructions: str
-    """What oneDNN may use at most, see its ``ONEDNN_MAX_CPU_ISA``."""
+    """The largest instruction set that oneDNN may use, see its ``ONEDNN_MAX_CPU_ISA``."""
     threads: int
 
 
@@ -300,7 +301,7 @@ def main() -> None:
                     end,
                 )
             )
-    print(origin("convolutions.py"))
+    print(origin("convolutions"))
     print("Largest error of value and gradients, relative to their size, of all that ended:\n")
     names = [f"{str(dtype).removeprefix('torch.')}, {layout}" for dtype, layout in columns]
     print(markdown_table(("convolution", *names), lines))

@@ -1,6 +1,6 @@
-"""How do a search step's time and memory grow with the size of the problem?
+"""Growth of a search step's time and memory with the size of the problem.
 
-    python benchmarks/growth.py --out benchmarks/results/growth
+    python -m benchmarks.growth --out benchmarks/results/growth
     python -m figures.growth benchmarks/results/growth -o benchmarks/results/growth/growth.svg
 
 Varied one at a time: channels, cells, batch size, the number of candidate operations of an edge, and s, the number of
@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, launched, origin, run
 from torch import Tensor
 
 from experiments._command import positive
@@ -39,6 +38,8 @@ from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.runtime.memory import saved_bytes
 from isnas.spaces.base import Place
 from isnas.tasks.registry import task_of
+
+from ._measure import in_turn, launched, origin, run
 
 PRIMITIVES = (
     "sep_conv_3x3",
@@ -63,7 +64,7 @@ VARIED: dict[str, tuple[int, ...]] = {
 }
 METHODS = ("discrete", "sparse", "all candidates")
 SIDE = 32
-"""Of the images, in pixels."""
+"""Side of the images in pixels."""
 
 
 class Steps:
@@ -174,10 +175,10 @@ def main() -> None:
     given = parser.parse_args()
     device = resolve_device(given.device)
     settings = {"centre": CENTRE, "side": SIDE, "rounds": given.rounds, "threads": given.threads}
-    print(origin("growth.py"))
+    print(origin("growth"))
     with (
         cpu_threads(given.threads),
-        Rows(Path(given.out), ("varied", "value"), settings, launched("growth.py")) as rows,
+        Rows(Path(given.out), ("varied", "value"), settings, launched("growth")) as rows,
     ):
         print("varied         value" + "".join(f"  {name:>14} ms     MiB" for name in METHODS))
         for varied, values in VARIED.items():

@@ -1,6 +1,6 @@
 """Is a training step on the CPU faster with channels-last weights? Prints the ratio for some sizes.
 
-    python benchmarks/layout.py | tee benchmarks/results/layout.txt
+    python -m benchmarks.layout | tee benchmarks/results/layout.txt
 
 Both networks are the same but for the layout of their weights; their steps (forward, backward, update) take turns in
 one process, timed by the process's CPU time, and the median of the ratios within a round is printed.
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from _measure import in_turn, origin, ratio, run
 from torch.nn import functional as F
 
 import isnas
 from experiments._command import positive
+
+from ._measure import in_turn, origin, ratio, run
 
 SIZES = ((8, 4, 64, 8, 1), (8, 5, 128, 32, 3), (16, 5, 64, 32, 3))
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", type=positive, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    print(origin("layout.py"))
+    print(origin("layout"))
     print("ratio  channels last  contiguous  (ms)  channels cells batch side")
     for size in SIZES:
         layouts = {"last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -1,6 +1,6 @@
 """Do worker processes read images faster than threads? Prints images per second of several ways to read a folder.
 
-    python benchmarks/loading.py | tee benchmarks/results/loading.txt
+    python -m benchmarks.loading | tee benchmarks/results/loading.txt
 
 Folders of JPEG files are made, of ImageNet's usual size and of CIFAR's, with a spectrum like that of photographs. Every
 way reads them in shuffled batches, varied and normalised as for training:

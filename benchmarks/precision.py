@@ -1,7 +1,7 @@
 """Does a search find as good networks when its convolutions compute in bfloat16?
 
-    python benchmarks/precision.py | tee benchmarks/results/precision.txt
-    python benchmarks/precision.py --data cifar10 --preset paper --seeds 3      # on a GPU: hours
+    python -m benchmarks.precision | tee benchmarks/results/precision.txt
+    python -m benchmarks.precision --data cifar10 --preset paper --seeds 3      # on a GPU: hours
 
 Both searches of a seed begin with the same weights, codes and batches. What is compared: the accuracy of the running
 super-net on the second half of the training data at the end of the search; how many of the active operations the two
@@ -17,11 +17,11 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
-from _measure import origin, run
-
 import isnas
 from experiments._command import positive
 from isnas.comparison.rows import markdown_table, mean_and_deviation
+
+from ._measure import origin, run
 
 PRECISIONS = ("float32", "bfloat16")
 SIZES = ("epochs", "evaluation_epochs", "channels", "cells", "batch_size")
@@ -75,7 +75,7 @@ def main() -> None:
         for of in (searched, tested)
     ]
     lines.append(("bfloat16 minus float32, paired", *differences))
-    print(origin("precision.py"))
+    print(origin("precision"))
     header = ("precision", "accuracy in search (%)", "test accuracy of what was found (%)")
     print(markdown_table(header, lines))
     same = fmean(shared(*pair) for pair in zip(*found.values(), strict=True))

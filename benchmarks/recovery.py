@@ -1,7 +1,7 @@
 """All ways to solve one recovery, side by side: time, certificate, wrong supports.
 
-    python benchmarks/recovery.py            # under two minutes on two cores
-    python benchmarks/recovery.py --draws 100 --scales 1e-3 1e-2 1e-1 1 --kinds uniform
+    python -m benchmarks.recovery            # under two minutes on two cores
+    python -m benchmarks.recovery --draws 100 --scales 1e-3 1e-2 1e-1 1 --kinds uniform
 
 One recovery is the eight LASSO problems of two kinds of cell: A (7, n) for n = 14, 21, 28, 35
 twice, lam = 1e-5. Every method gets the same draws. The referee is the same for all: the duality
@@ -46,7 +46,7 @@ Method = Callable[[Problems], Answers]
 
 
 def draw(kind: str, scale: float, seed: int) -> Problems:
-    """The eight problems of one recovery, b with independent N(0, scale^2) entries."""
+    """Return the eight problems of one recovery, b with independent N(0, scale^2) entries."""
     generator = torch.Generator().manual_seed(seed)
     problems = []
     for n in SIZES:
@@ -85,7 +85,7 @@ def cvxpy_clarabel(problems: Problems) -> Answers:
 
 
 def cvxpy_together(problems: Problems) -> Answers:
-    """All problems as one: their objectives added."""
+    """Return all problems as one: their objectives added."""
     import cvxpy
 
     total, answers = 0, []
@@ -124,7 +124,7 @@ class CvxpyParametrised:
 
 
 def plain_ista(problems: Problems, iterations: int) -> Answers:
-    """The published rule: soft-thresholded gradient steps from zero, at the final lam."""
+    """Return the published rule: soft-thresholded gradient steps from zero, at the final lam."""
     A = np.zeros((len(problems), M, max(SIZES)))  # zero columns keep their zero
     for padded, (matrix, _) in zip(A, problems, strict=True):
         padded[:, : matrix.shape[1]] = matrix
@@ -247,7 +247,7 @@ def in_every_step(name: str, draws: int, repeats: int) -> None:
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
-    """The typical ratio of two methods' times on the same draw."""
+    """Return the typical ratio of two methods' times on the same draw."""
     return float(np.median(np.divide(seconds, base)))
 
 

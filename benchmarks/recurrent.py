@@ -1,6 +1,6 @@
-"""What does a search step cost beside the same step of the language model that it would find?
+"""Cost of a search step beside the same step of the language model that it would find.
 
-    python benchmarks/recurrent.py | tee benchmarks/results/recurrent.txt     # some minutes of one core
+    python -m benchmarks.recurrent | tee benchmarks/results/recurrent.txt     # some minutes of one core
 
 As in ``step.py``: whole steps, each compared with that of the discrete network that has the same operations, norms and
 trainable parameters, trained by itself; ratios are medians of ratios within a round. The network that is trained in the
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _measure import origin, run
 from step import Measured, report, weights_loss
 
 from experiments._command import positive
@@ -27,6 +26,8 @@ from isnas.searches.registry import METHODS, search_options
 from isnas.tasks.language import Text
 from isnas.tasks.language.sources import UNKNOWN
 from isnas.tasks.registry import task_of
+
+from ._measure import origin, run
 
 SPACE = get_space("recurrent")
 TASK = task_of(SPACE)
@@ -125,7 +126,7 @@ def main() -> None:
     shape = {name: getattr(given, name) for name in names} | {"vary_length": "no"}
     text = random_text(given.batch_size * (given.bptt + 1), given.vocabulary)
     text = TASK.to(text, device)
-    print(origin("recurrent.py"))
+    print(origin("recurrent"))
     with cpu_threads(given.threads):
         report(steps_of(shape, text, device), given.rounds, device, text.ids["train"])
 

@@ -1,7 +1,7 @@
-"""What do channels-last weights cost in accuracy on the CPU? Batch norm, gradients, training.
+"""Cost of channels-last weights in accuracy on the CPU: batch norm, gradients, training.
 
-    python benchmarks/rounding.py | tee benchmarks/results/rounding.txt
-    python benchmarks/rounding.py --data cifar10 --side 16 --images 2000 --networks 0     # photographs, shrunk
+    python -m benchmarks.rounding | tee benchmarks/results/rounding.txt
+    python -m benchmarks.rounding --data cifar10 --side 16 --images 2000 --networks 0     # photographs, shrunk
 
 Channels last is faster on the CPU (``layout.py``), but PyTorch's batch norm then adds up its statistics in float32, one
 image row after the other, where it adds in float64 otherwise. Three questions, each for both layouts:
@@ -24,7 +24,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from _measure import origin, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -42,6 +41,8 @@ from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search
 from isnas.tasks.images import Dataset, load_dataset
 from isnas.tasks.registry import task_of
+
+from ._measure import origin, run
 
 FORMATS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 NORMS = ((64, 8), (64, 32), (256, 32))
@@ -228,7 +229,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, default=4, help="after the search")
     parser.add_argument("--networks", type=int, default=len(NETWORKS), help="of question 2")
     given = parser.parse_args()
-    print(origin("rounding.py"))
+    print(origin("rounding"))
     with cpu_threads(1):
         lines = [
             (

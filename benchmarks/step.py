@@ -1,7 +1,7 @@
-"""What does a search step cost beside the same step of the network that it would find?
+"""Cost of a search step beside the same step of the network that it would find.
 
-    python benchmarks/step.py | tee benchmarks/results/step.txt          # a quarter of an hour on one core
-    python benchmarks/step.py --batch-size 256 --rounds 30              # on a GPU
+    python -m benchmarks.step | tee benchmarks/results/step.txt          # a quarter of an hour on one core
+    python -m benchmarks.step --batch-size 256 --rounds 30              # on a GPU
 
 Steps are whole: learning rate, forward pass, backward pass, clipping, update, metrics. Each is compared with the step
 of the discrete network that has the same operations, batch norms and trainable parameters, trained by itself. All take
@@ -19,7 +19,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from _measure import in_turn, origin, ratio, run, size_parser
 from torch import Tensor, nn
 
 from experiments._command import positive
@@ -37,6 +36,8 @@ from isnas.searches.registry import search_options
 from isnas.searches.two_stage import TwoStageSearch
 from isnas.tasks.images import Dataset
 from isnas.tasks.registry import task_of
+
+from ._measure import in_turn, origin, ratio, run, size_parser
 
 RIVALS = {"DARTS, first order": "darts-1", "DARTS, second order": "darts-2"}
 
@@ -211,7 +212,7 @@ def main() -> None:
     names = ("channels", "cells", "batch_size", "precision", "seed")
     shape = {name: getattr(given, name) for name in names}
     dataset = random_images(2 * given.batch_size, given.side).to(device)
-    print(origin("step.py"))
+    print(origin("step"))
     with cpu_threads(given.threads):
         images = dataset.train_images
         steps, search = steps_of(shape, dataset, device)

@@ -1,7 +1,7 @@
-"""How many images a second does training of a found network take in, beside a plain PyTorch loop?
+"""Images per second in the training of a found network, beside a plain PyTorch loop.
 
-    python benchmarks/training.py | tee benchmarks/results/training.txt
-    python benchmarks/training.py --channels 36 --cells 20 --batch-size 96 --workers 8      # on a GPU
+    python -m benchmarks.training | tee benchmarks/results/training.txt
+    python -m benchmarks.training --channels 36 --cells 20 --batch-size 96 --workers 8      # on a GPU
 
 The network, the recipe (SGD, clipping, auxiliary head, drop path) and the images are the same:
 
@@ -20,7 +20,6 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from _measure import in_turn, origin, ratio, run, size_parser
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +36,8 @@ from isnas.runs.training import Training
 from isnas.runtime.devices import cpu_threads, resolve_device
 from isnas.tasks.images import Dataset as Images
 from isnas.tasks.registry import task_of
+
+from ._measure import in_turn, origin, ratio, run, size_parser
 
 PRESET = evaluation_schema(DARTS_SPACE).compose("paper")
 DROP_PATH = 0.1
@@ -94,8 +95,8 @@ def plain_step(network: CellNetwork, device: torch.device) -> Callable[[Tensor, 
     def step(x: Tensor, y: Tensor) -> float:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
-        kept = drop_path(network.active(), len(x), DROP_PATH, random)
-        logits, side = network(x, auxiliary=True, drop_path_mask=kept)
+        mask = drop_path(network.active(), len(x), DROP_PATH, random)
+        logits, side = network(x, auxiliary=True, drop_path_mask=mask)
         loss = F.cross_entropy(
             logits, y
         ) + PRESET.regularization.auxiliary_weight * F.cross_entropy(side, y)
@@ -157,7 +158,7 @@ def main() -> None:
         "isnas's batches alone": lambda: input_only(ours.batches(0, 0)),
         "plain batches alone": lambda: input_only(loader),
     }
-    print(origin("training.py"))
+    print(origin("training"))
     with cpu_threads(given.threads):
         spent = in_turn(ways, given.rounds, device, warm_up=1)
     print(" x plain  images/s  way")

@@ -1,4 +1,4 @@
-"""What the experiments share: command and launch, one line about a mistake, going on, the record of settings."""
+"""Common parts of the experiments: command and launch, one line about a mistake, going on, the record of settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Parser(parsing.Parser):
         Its question.
     scales : collection of str
     data : str
-        What its data can be, in words.
+        The values that its data can have, in words.
     images : bool
         Whether they are images.
     """
@@ -77,7 +77,7 @@ class Parser(parsing.Parser):
 
 
 class Source(Protocol):
-    """Which data an experiment uses: a frozen dataclass with this field and its own."""
+    """The data that an experiment uses: a frozen dataclass with this field and its own."""
 
     data: str
     """The default of ``--data``."""
@@ -103,7 +103,7 @@ class Scale:
     seeds : int
         The default of ``--seeds``.
     options : Composition
-        Of the command that the trials run.
+        Options of the command that the trials run.
     """
 
     images: Subset
@@ -113,7 +113,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Launch:
-    """How an experiment is launched: the arguments that all have.
+    """The way an experiment is launched: the arguments that all experiments have.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class Launch:
         name : str
             The experiment's module, its ``__name__``.
         key : tuple of str
-            What tells its trials apart.
+            The names that tell its trials apart.
         size : Size
             That of the scale.
         source : Source, optional
@@ -189,7 +189,7 @@ class Experiment:
 
     @property
     def runs(self) -> Path:
-        """Where the run directories are."""
+        """The directory of the runs."""
         return self.launch.out / "runs"
 
     def options(self, base: Composition, seed: int, **changes: Any) -> Composition:

@@ -1,4 +1,4 @@
-"""What the two experiments on ImageNet share: sizes, errors, the published results."""
+"""Common parts of the two experiments on ImageNet: sizes, errors, the published results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMON = {
     "label_smoothing": 0.1,
     "auxiliary_weight": 0.4,
 }
-"""What the smaller scales take over from the preset `imagenet`, but for the numbers."""
+"""Options that the smaller scales take over from the preset `imagenet`: all but the sizes."""
 
 PUBLISHED = (
     ("ISTA-NAS, one-stage", "24.0", "7.1", "5.65 M", "638 M", "33.6 GPU-days, all"),

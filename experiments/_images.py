@@ -17,7 +17,7 @@ from isnas.tasks.images import Images, load_dataset
 
 @dataclass(frozen=True)
 class Subset:
-    """Which images an experiment uses.
+    """The images that an experiment uses.
 
     Parameters
     ----------

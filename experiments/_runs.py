@@ -1,4 +1,4 @@
-"""What the experiments read off their runs."""
+"""Readings that the experiments take from their runs."""
 
 from __future__ import annotations
 

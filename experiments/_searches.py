@@ -62,7 +62,7 @@ def build_search(
     ----------
     method : str
     options : Composition
-        Of the method.
+        Options of the method.
     dataset : Dataset
         On the device.
     device : torch.device

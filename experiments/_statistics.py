@@ -1,4 +1,4 @@
-"""What the data support: rank correlation, paired differences, and intervals around them."""
+"""Statistics of the experiments: rank correlation, paired differences, and intervals around them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t
 
 LEVEL = 0.95
-"""Of all intervals."""
+"""Confidence level of all intervals."""
 
 RESAMPLES = 2_000
 
@@ -21,9 +21,9 @@ def mean_tau(scores: np.ndarray, accuracies: np.ndarray) -> tuple[float, float, 
     Parameters
     ----------
     scores : ndarray, shape (k, n)
-        Of n architectures, by k searches.
+        Scores of n architectures, by k searches.
     accuracies : ndarray, shape (r, n)
-        Of the same, by r trainings of each.
+        Accuracies of the same architectures, by r trainings of each.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What the experiments on tables of known accuracies share: their images, a search as a trial, comparisons of rows."""
+"""Common parts of the experiments on tables of known accuracies: images, a search as a trial, comparisons of rows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def ask(
     asked : int
     space : Space
     signal : callable
-        What it learns of an architecture; higher is better.
+        The value that it sees of an architecture; higher is better.
     """
     search, options = BY_TABLE[method]
     proposer = search(
@@ -182,7 +182,7 @@ def scores_of(
     draw : callable
         Draws an architecture; one drawn twice is scored once.
     number : int
-        Of different architectures.
+        Number of different architectures.
     images : int
     """
     shared = isinstance(search, SupernetSearch)
@@ -226,7 +226,7 @@ def run_searches(
     module : str
         The experiment's ``__name__``.
     settings : dict
-        What rows must have in common.
+        The values that rows must have in common.
     """
     with Rows(
         launch.out, ("method", "seed"), settings, launch_record(module, launch.arguments)

@@ -13,7 +13,7 @@ from isnas.tasks.language.sources import END, SPLITS
 
 @dataclass(frozen=True)
 class Excerpt:
-    """How much of a text an experiment uses.
+    """The part of a text that an experiment uses.
 
     Parameters
     ----------

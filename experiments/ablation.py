@@ -1,4 +1,4 @@
-"""Which parts of the sparse code matter, and which rule deserves to be the default?
+"""Ablation: which parts of the sparse code matter, and which rule deserves to be the default?
 
 One factor at a time around two settings of the two-stage search, our default (Gaussian matrix) and the published one
 (uniform), both with the rule ``truncate``:
@@ -116,9 +116,9 @@ class Scale:
     seeds : int
         The default of ``--seeds``.
     search : Composition
-        Of the searches in two stages; ``evaluation_epochs`` and so on say how what was found is trained.
+        Options of the searches in two stages; ``evaluation_epochs`` and so on say how found networks are trained.
     train : Composition
-        Of one-stage training.
+        Options of one-stage training.
     """
 
     images: Subset
@@ -226,12 +226,12 @@ def run_trial(name: str, seed: int, options: Composition, directory: Path) -> di
     Parameters
     ----------
     name : str
-        Of the setting.
+        Name of the setting.
     seed : int
     options : Composition
-        Of what is to be run: training of a random architecture, one stage, or two.
+        Options of the command to run: training of a random architecture, one stage, or two.
     directory : Path
-        Of the run.
+        Directory of the run.
     """
     factor = SETTINGS[name].factor
     if factor == "random":
@@ -345,7 +345,7 @@ QUANTITIES = {
     "started_flipped": "nodes started flipped (%)",
     "left": "left by the cut (%)",
 }
-"""What `behaviour` counts, in words."""
+"""The quantities that `behaviour` counts, in words."""
 
 
 def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ class Scale:
     trainings : int
         Trainings of each.
     preset : str
-        Of the searches' options.
+        Preset of the searches' options.
     search : dict
         Options that differ from the preset's, the same for all searches.
     alone : Composition
@@ -145,12 +145,12 @@ def run_trial(
     method : str
         `ALONE` or one of `SEARCHES`.
     number : int
-        Of the architecture; -1 for super-nets.
+        Number of the architecture; -1 for super-nets.
     seed : int
     options : Composition
     scale : Scale
     directory : Path
-        Of the run.
+        Directory of the run.
     """
     genotypes = architectures(scale.architectures)
     row = {"method": method, "number": number, "seed": seed}
@@ -177,7 +177,7 @@ def measured(
     Returns
     -------
     numbers : list of int
-        Of these n architectures.
+        Numbers of these n architectures.
     accuracies : ndarray, shape (trainings, n)
         Alone, 0 to 1.
     scores : dict of ndarray, shapes (super-nets, n)

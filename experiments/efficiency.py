@@ -1,4 +1,4 @@
-"""What does a search cost, and what does it find for that?
+"""Efficiency: what does a search cost, and what does it find for that?
 
 Two questions, in two kinds of trial:
 
@@ -79,7 +79,7 @@ RECIPE = evaluation_schema(DARTS_SPACE)
 RANDOM, DISCRETE = "random architecture", "discrete network"
 
 STEPS = (DISCRETE, TWO_STAGE, ONE_STAGE, SHARING, DARTS)
-"""What steps are measured of."""
+"""The methods whose steps are measured."""
 
 WARM_UP = 2
 """Steps before those that are timed."""
@@ -95,14 +95,14 @@ class Scale:
     seeds : int
         The default of ``--seeds``: searches of each method.
     preset : str
-        Of the searches' options.
+        Preset of the searches' options.
     alone : Composition
         How what was found is trained.
     batch_sizes : tuple of int
     repeats : int
         Steps that are timed.
     side : int
-        Of the images in these steps, in pixels.
+        Side of the images in these steps, in pixels.
     search : dict
         Options that differ from the preset's, the same for all searches.
     candidates : int or None
@@ -248,7 +248,7 @@ def _measured(
 def run_trial(
     kind: str, method: str, seed: int, options: Composition, alone: Composition, directory: Path
 ) -> dict[str, Any]:
-    """Search, and train what was found, in whatever process.
+    """Search, and train the found architecture, in any process.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From CIFAR-10 to ImageNet: how good are architectures on ImageNet that were found on CIFAR-10?
+"""Transfer from CIFAR-10 to ImageNet: how good are architectures on ImageNet that were found on CIFAR-10?
 
 The network of a genotype is trained from scratch in the mobile setting: 14 cells, 48 channels, 224 x 224 pixels, 250
 epochs, batch 1,024, learning rate 0.5 falling linearly after 5 epochs of warm-up, weight decay 3e-5, label smoothing

@@ -41,7 +41,7 @@ CONSTANTS = (
     "evolution.population=5",
     "evolution.sample=2",
 )
-"""What is not as in the quick searches of cells."""
+"""Options that differ from those of the quick searches of cells."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Scale:
         The default of ``--seeds``.
     space : Space
     options : Composition
-        Of the comparison.
+        Options of the comparison.
     """
 
     images: Subset

@@ -98,7 +98,7 @@ S, M = (1, 2, 3), (3, 5, 7)
 """Active places and length of the code, for each node."""
 
 FULL_EPOCHS, FULL_IMAGES = 12, 25_000
-"""What training a cell for the table's ``val_12`` takes; as many images validate it."""
+"""Epochs and images of a cell's training for the table's ``val_12``; as many images validate it."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Scale:
     images : int or None
         Training images, the same random ones in all trials; None: all.
     channels, cells : int
-        Of the super-net: channels of its first stage, cells of each stage.
+        Size of the super-net: channels of its first stage, cells of each stage.
     epochs, batch_size, learning_rate, code_learning_rate
-        Of the search; `code_learning_rate` is for sparse coding as published.
+        Options of the search; `code_learning_rate` is for sparse coding as published.
     seeds : int
         The default of ``--seeds``.
     asked : int
@@ -193,7 +193,7 @@ SCALES = {
 }
 
 RANKED_SEEDS = 2
-"""How `RANKED` and the other searches rank cells is measured with so many seeds only: it is no part of the search."""
+"""Number of seeds with which the ranking of cells by `RANKED` and other searches is measured: no part of a search."""
 
 WEIGHT_DECAY = 5e-4  # of the benchmark's searches; momentum, clipping and the cosine's end are our defaults and theirs
 
@@ -262,7 +262,7 @@ FREE: dict[str, str] = {
 """The searches without training, by their names in the registry."""
 
 PROPOSALS = 4
-"""Of Zero-Cost-PT; its authors make ten."""
+"""Proposals of Zero-Cost-PT; its authors make ten."""
 
 METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 
@@ -389,7 +389,7 @@ REFERENCES = {
     "convolutions": "the mean of the cells with most convolutions, without none",
     "parameters": "the cell with most parameters, and with most multiply-adds: all edges 3x3 convolutions",
 }
-"""What the found cells are measured against."""
+"""The cells that the found ones are compared with."""
 
 
 def references(table: Table) -> dict[str, dict[str, float]]:
@@ -455,7 +455,7 @@ FACTORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "rule path": ("and truncate", {"rule": "path"}, {"rule": "truncate"}),
     "rule best_subset": ("and truncate", {"rule": "best_subset"}, {"rule": "truncate"}),
 }
-"""What is compared in the variants of sparse coding, all else being equal."""
+"""The factors that are compared in the variants of sparse coding, all else being equal."""
 
 
 def factor_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -83,7 +83,7 @@ SIGNAL = TRAININGS[0]
 """The training that searches by the table learn from."""
 
 FULL_EPOCHS, FULL_IMAGES = 50, 50_000
-"""What a training of the table takes (the benchmark's code, train/train.py)."""
+"""Epochs and images of a training of the table (the benchmark's code, train/train.py)."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Scale:
     size : int or None
         Side in pixels that the images are shrunk to; None: as they are.
     channels, features : int
-        Of the super-net, see `isnas.networks.chain.ChainOptions`.
+        Size of the super-net, see `isnas.networks.chain.ChainOptions`.
     epochs, batch_size, learning_rate, code_learning_rate
-        Of the search; `code_learning_rate` is for sparse coding.
+        Options of the search; `code_learning_rate` is for sparse coding.
     seeds : int
         The default of ``--seeds``.
     asked : int
@@ -151,7 +151,7 @@ SCALES = {
 }
 
 RANKED_SEEDS = 2
-"""How searches rank random networks is measured with so many seeds only: it is no part of the search."""
+"""Number of seeds with which the ranking of random networks by searches is measured. It is no part of a search."""
 
 WEIGHT_DECAY = 5e-4
 
@@ -240,7 +240,7 @@ REFERENCES = {
     "asked": "the best of 100 random networks by the first training, mean of 1,000 draws",
     "mean": "the mean of all networks",
 }
-"""What the found networks are measured against."""
+"""The networks that the found ones are compared with."""
 
 
 def references(table: MacroTable) -> dict[str, float]:

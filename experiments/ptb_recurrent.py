@@ -81,9 +81,9 @@ class Size:
     text : Excerpt
     seeds : int
     nodes : int
-        Of a cell.
+        Nodes of a cell.
     preset : str
-        Of the searches and of the training of what they found.
+        Preset of the searches, and of the training of the found cells.
     common : mapping
         Options of all searches.
     own : mapping of str to mapping

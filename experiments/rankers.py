@@ -1,4 +1,4 @@
-"""How well do scores that need no training rank architectures in the space of DARTS?
+"""Rankers: how well do scores that need no training rank architectures in the space of DARTS?
 
 A table has the accuracy on CIFAR-10 of random genotypes, each trained alone. Some of them are scored as they are
 initialised, by what the searches without training score by (`isnas.searches.rankers`); Kendall's tau compares ranks.
@@ -64,7 +64,7 @@ class Scale:
     seeds : int
         The default of ``--seeds``: draws of initial weights and images.
     channels, cells : int
-        Of the networks.
+        Size of the networks.
     batch_size : int
     genotypes : int or None
         How many are scored, drawn at random; None: all.

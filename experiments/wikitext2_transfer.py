@@ -1,4 +1,4 @@
-"""From one text to another: how good are recurrent cells on WikiText-2 that were found on other text?
+"""Transfer from one text to another: how good are recurrent cells on WikiText-2 that were found on other text?
 
 The language model of a genotype is trained from scratch. At the scale ``paper`` that is DARTS's setting for cells found
 on Penn Treebank: width 700, weight decay 5e-7, dropout 0.15 of hidden states, all else as on Penn Treebank. Varied: the
@@ -58,7 +58,7 @@ class Size:
     text : Excerpt
     seeds : int
     options : Composition
-        Of the training.
+        Options of the training.
     """
 
     text: Excerpt

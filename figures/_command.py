@@ -1,4 +1,4 @@
-"""What the figures' commands share: arguments, saving, one line about a mistake."""
+"""Common parts of the figures' commands: arguments, saving, one line about a mistake."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Parser(parsing.Parser):
     name : str
         The figure's module.
     text : str
-        What it shows.
+        The subject of the figure.
     suffixes : tuple of str
-        What the file may end in; the first is the default's.
+        The endings that the file may have; the first is the default's.
     """
 
     def __init__(

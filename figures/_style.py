@@ -1,4 +1,4 @@
-"""How all figures look: sizes, colours, axes."""
+"""The style of all figures: sizes, colours, axes."""
 
 from __future__ import annotations
 

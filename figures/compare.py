@@ -1,8 +1,8 @@
-"""Methods compared: test accuracy against search cost and against parameters, means and deviations over seeds.
+"""Methods compared: the test's measure against search cost and parameters, means and deviations over seeds.
 
 Each run gives the row of its method, and of its data where these differ; a search that trained random architectures,
-too, gives one for these. A comparison (``isnas compare``) gives those of all its methods, and the accuracy against
-sample passes, too. A dashed line is the Pareto front of accuracy and parameters: the methods on it found the smallest
+too, gives one for these. A comparison (``isnas compare``) gives those of all its methods, and the measure against
+sample passes, too. A dashed line is the Pareto front of measure and parameters: the methods on it found the smallest
 networks that are as good on the average.
 
 python -m figures.compare [LABEL=]RUN [[LABEL=]RUN ...] -o compare.svg
@@ -30,7 +30,7 @@ from isnas.runtime.errors import UserError
 from isnas.runtime.files import Folder
 from isnas.searches.registry import METHODS
 from isnas.tasks.base import Measure
-from isnas.tasks.registry import TASKS, task_named
+from isnas.tasks.registry import FIRST, TASKS, task_named
 
 from ._command import Parser, run_command
 from ._runs import Groups, add_runs, data_of, open_groups
@@ -45,8 +45,8 @@ from ._style import (
     tidy,
 )
 
-MEASURE = TASKS["images"].measure
-"""What is drawn by default."""
+MEASURE = TASKS[FIRST].measure
+"""The measure that is drawn by default."""
 
 Quantity = Literal["cost", "passes", "parameters"]
 
@@ -54,7 +54,7 @@ WIDE = 5
 """Numbers of parameters that differ by more than this factor are drawn on a log axis."""
 
 BARS = "small: every run; large: the mean, with bars of one standard deviation over runs"
-"""What the marks are, where a method has several runs."""
+"""Legend of the marks where a method has several runs."""
 
 DRAWN = "random architectures"
 """The label of architectures that no search has found."""
@@ -62,16 +62,16 @@ DRAWN = "random architectures"
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of a method came to.
+    """Result of one run of a method.
 
     Parameters
     ----------
     value : float
-        What the test gave, in the unit that it is shown in.
+        Value of the measure at the test, in the unit that it is shown in.
     cost : float
         Seconds of search; 0 for an architecture that was drawn, nan where the search is not of this run.
     parameters : float
-        Of the network tested; nan where unknown.
+        Parameters of the tested network; nan where unknown.
     passes : float
         Sample passes of the search, in epochs; nan where they were not counted.
     """
@@ -276,7 +276,7 @@ def make_figure(groups: Groups) -> Figure:
 def make_comparison_figure(directory: str | Path) -> Figure:
     """Return the figure of a comparison; see `results_of_rows` for errors."""
     settings = read_about(directory)["settings"]
-    measure = task_named(settings.get("task", "images")).measure
+    measure = task_named(settings.get("task", FIRST)).measure
     results = results_of_rows(read_rows(directory, row_form(measure)), measure)
     return _figure(results, ("cost", "passes", "parameters"), measure)
 
@@ -311,7 +311,9 @@ def write_figure(directory: str | Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = Parser("compare", "Test accuracy against search cost and against parameters.")
+    parser = Parser(
+        "compare", "The measure of the test against search cost and against parameters."
+    )
     add_runs(parser)
 
     def draw(given: argparse.Namespace) -> Figure:

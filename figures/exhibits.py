@@ -1,4 +1,4 @@
-"""What a task has kept of a test beside its measure, as HTML: tables, matrices of counts, pictures.
+"""The exhibits of a test, which a task keeps beside its measure, as HTML: tables, matrices of counts, pictures.
 
 A matrix is a table, too, not a figure: the names in it can be in any script that the reader's browser knows.
 """

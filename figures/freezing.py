@@ -1,4 +1,4 @@
-"""How far the sparse code of each node moved between recoveries, and when each node was frozen.
+"""Movement of the sparse code of each node between recoveries, and the time when each node was frozen.
 
 A node is frozen when it has *settled*: it moved by no more than the threshold. One that has not by the last epoch of
 the search is *cut off* there, as it is.
@@ -42,7 +42,7 @@ _CUT_OFF = {"marker": "x", **_MARK}
 
 @dataclass(frozen=True)
 class Freezing:
-    """When nodes are frozen, see `isnas.searches.one_stage.OneStageOptions`.
+    """The rule that says when nodes are frozen, see `isnas.searches.one_stage.OneStageOptions`.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Freezing:
         return np.array([np.inf, *np.linalg.norm(np.diff(cut, axis=0), axis=1)])
 
     def cut_off(self, code: Trajectory) -> bool:
-        """Whether a node was frozen by the limit alone."""
+        """Return whether a node was frozen by the limit alone."""
         at = code.frozen_at
         if at is None or at != self.limit:
             return False

@@ -1,4 +1,4 @@
-"""How time and memory of a search step grow with the size of the problem.
+"""Growth of time and memory of a search step with the size of the problem.
 
     python -m figures.growth benchmarks/results/growth -o growth.svg
 

@@ -45,7 +45,7 @@ _RULES = tuple(dict.fromkeys(variant["rule"] for variant in SPARSE.values()))
 _MATRICES = tuple(dict.fromkeys(variant["matrix"] for variant in SPARSE.values()))
 _TICKS = (10, 50, 70, 80, 85, 90, 92, 93, 94)
 _FORWARD = 1 / 3
-"""What a forward pass alone costs, where forwards and backwards cost 1: the backward pass does twice the work."""
+"""Cost of a forward pass alone, where forwards and backwards cost 1: the backward pass does twice the work."""
 
 Results = tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, float]]]
 """Rows by method, in the experiment's order, and what they are measured against."""

@@ -1,4 +1,4 @@
-"""What a compressed code can hold: when its sparse architecture is recovered exactly, and what the residual is.
+"""Capacity of a compressed code: when its sparse architecture is recovered exactly, and what the residual is.
 
 Above, the probability that the support of a random s-sparse z is recovered from b = A z, for every length m of the
 code, number n of candidates and s, by kind of measurement matrix and recovery rule. Beneath, for a random b (as in a

@@ -1,4 +1,4 @@
-"""Losses and accuracies of one or several runs over the epochs; of runs with one label the mean and the range.
+"""Losses and measures of one or several runs over the epochs; of runs with one label the mean and the range.
 
 python -m figures.training [LABEL=]RUN [[LABEL=]RUN ...] -o training.svg
 """
@@ -25,7 +25,7 @@ _SEARCHING = ("search",)
 _RANDOM = "random architectures"
 
 Curves = dict[str, list[tuple[RunRecord, str]]]
-"""By label, the (run, part) that are drawn as one curve."""
+"""The (run, part) pairs that are drawn as one curve, by label."""
 
 
 def curves_of(groups: Groups) -> dict[str, Curves]:
@@ -53,7 +53,7 @@ def draw_curves(
     colours: dict[str, str],
     markers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Draw a quantity over epochs: on training images solid, on validation images dashed, at the test a star.
+    """Draw a quantity over epochs: on training data solid, on validation data dashed, at the test a star.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _explain_marks(ax: Axes, members: Sequence[tuple[RunRecord, str]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = Parser("training", "Losses and accuracies; runs that differ in the seed are one band.")
+    parser = Parser("training", "Losses and measures; runs that differ in the seed are one band.")
     add_runs(parser)
 
     def draw(given: argparse.Namespace) -> Figure:

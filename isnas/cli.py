@@ -292,7 +292,7 @@ def _add_compare(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         help="where they run: processes of this machine (loky, the default), or a cluster; one "
         "is started on this machine if no scheduler is named. Needs isnas[dask] or isnas[ray]",
     )
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask or Ray cluster")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask or Ray cluster")
     _add_schema(parser, comparison_schema(space))
 
 
@@ -315,7 +315,11 @@ def _add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 
 def _add_list(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument(
-        "directory", metavar="DIR", nargs="?", default="runs", help="where to look (default runs)"
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        default="runs",
+        help="directory to search (default runs)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
@@ -334,7 +338,7 @@ def _add_check_data(parser: argparse.ArgumentParser, words: Sequence[str]) -> No
 
 def _add_resume(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's directory")
-    parser.add_argument("--device", help="go on on another device")
+    parser.add_argument("--device", help="continue on another device")
     parser.add_argument(
         "--epochs", type=int, metavar="N", help="train for more epochs than planned"
     )
@@ -347,7 +351,7 @@ def _add_sample(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         "--length", type=int, default=100, metavar="N", help="words or characters (default 100)"
     )
     parser.add_argument(
-        "--start", default="", metavar="TEXT", help="what the text begins with (default: a line)"
+        "--start", default="", metavar="TEXT", help="beginning of the text (default: a new line)"
     )
     parser.add_argument(
         "--temperature",
@@ -561,7 +565,7 @@ def _run(arguments: dict[str, Any]) -> int:
 
 
 def _predict(progress: Progress, network: str, images: list[str], **options: Any) -> int:
-    """Predict, and return 1 where images could not be read."""
+    """Predict; return 1 where images could not be read."""
     from .commands.predict import predict
 
     _refuse_several("predict")

@@ -22,7 +22,7 @@ def solve_on_support(problem: Problem, sign: Array, *, refinements: int = 2) -> 
     Parameters
     ----------
     problem : Problem
-        Of p problems.
+        A batch of p problems.
     sign : array of shape (p, n)
         -1, 0 or 1. Where the support is linearly dependent the least-norm answer is given.
     refinements : int
@@ -64,7 +64,7 @@ def solve_on_support(problem: Problem, sign: Array, *, refinements: int = 2) -> 
 
 
 def solve_each(systems: Array, right: Array) -> Array:
-    """`numpy.linalg.solve` for a stack; the least-norm answer for singular members."""
+    """Return the solutions of `numpy.linalg.solve` for a stack; the least-norm answer for singular members."""
     try:
         return np.linalg.solve(systems, right)
     except np.linalg.LinAlgError:  # raised for the whole stack, so find out which
@@ -98,7 +98,7 @@ def finish(problem: Problem, z: Array, *, refinements: int = 2) -> tuple[Array, 
 
 
 def _basic(A: Array, weight: Array, z: Array) -> Array:
-    """A vector with the same A z, no larger penalty, and independent columns on its support.
+    """Return a vector with the same A z, no larger penalty, and independent columns on its support.
 
     Along a null vector of A_S nothing changes but the penalty, so z can walk downhill until a
     coefficient vanishes, once for every null vector (Caratheodory's theorem for the l1 ball).

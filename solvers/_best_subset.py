@@ -139,7 +139,7 @@ class BestSubset:
         self._search.prepare()
 
     def __call__(self, b: Tensors) -> SparseResult:
-        """The best subset for each b.
+        """Return the best subset for each b.
 
         Parameters
         ----------
@@ -264,7 +264,7 @@ class _Search:
             self._kept = list(self._factorised())
 
     def answer(self, batch: Batch) -> SparseResult:
-        """The best subsets for the right-hand sides of a batch of these problems."""
+        """Return the best subsets for the right-hand sides of a batch of these problems."""
         p, n = self._exists.shape
         order = np.argsort(batch.matrix, kind="stable")
         unit = exponent(np.abs(batch.b).max(1))[order].reshape(p, -1)
@@ -288,7 +288,7 @@ class _Search:
         )
 
     def _search(self, b: Array) -> _Best:
-        """The best fits to b (p, k, m)."""
+        """Return the best fits to b (p, k, m)."""
         p, k, m = b.shape
         s = int(self._sizes.max())
         best = _Best(
@@ -332,7 +332,7 @@ class _Search:
         best.triangle[(*at, slice(s))] = triangle[i, first]
 
     def _fit(self, b: Array, best: _Best) -> Array:
-        """The coefficients (p, k, n + 1) of the best fits."""
+        """Return the coefficients (p, k, n + 1) of the best fits."""
         p, k, s = best.columns.shape
         a = np.take_along_axis(self._columns[:, None], best.columns[:, :, :, None], 2)
         flat = (x.reshape(p * k, *x.shape[2:]) for x in (a, b, best.basis, best.triangle))
@@ -344,7 +344,7 @@ class _Search:
         return z
 
     def _rest(self, b: Array, z: Array) -> Array:
-        """The residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""
+        """Return the residual b - A z (p, k, m) for b (p, k, m) and z (p, k, n)."""
         A = self._columns[:, :-1].transpose(0, 2, 1)
         rest, _ = exact_residual(A, b.transpose(0, 2, 1), z.transpose(0, 2, 1))
         return rest.transpose(0, 2, 1)
@@ -373,7 +373,7 @@ class _Search:
             short = count < self._sizes[:, None]
 
     def _factorised(self) -> Iterator[_Supports]:
-        """All supports; those of a problem together, if all are to be kept."""
+        """Return all supports; those of a problem together, if all are to be kept."""
         m = self._columns.shape[2]
         for (width, s, own), same in self._alike.items():
             size = KEPT if self._keeps else max(1, CHUNK // (len(same) * s * m))
@@ -389,7 +389,7 @@ class _Search:
         return _Supports(problems, columns, basis.reshape(*shape, m), triangle.reshape(*shape, s))
 
     def _every(self, width: int, s: int, own: tuple[int, ...] | None, size: int) -> Iterator[Array]:
-        """The supports to try in the order in which they are preferred, filled up with n."""
+        """Return the supports to try in the order in which they are preferred, filled up with n."""
         n = self._exists.shape[1]
         for k in range(s + 1) if self._non_negative else (s,):
             every = _combinations(width, k, size)  # not yet worked out
@@ -404,14 +404,14 @@ class _Search:
 
 
 def _combinations(n: int, s: int, size: int) -> Iterator[Array]:
-    """All supports in lexicographic order, (at most size, s) at a time."""
+    """Return all supports in lexicographic order, (at most size, s) at a time."""
     every = combinations(range(n), s)
     while chunk := list(islice(every, size)):
         yield np.array(chunk, dtype=np.int64).reshape(len(chunk), s)
 
 
 def _gathered(chunks: Iterator[Array], size: int) -> Iterator[Array]:
-    """The same rows in fewer chunks, of at most size rows where the given ones are."""
+    """Return the same rows in fewer chunks, of at most size rows where the given ones are."""
     waiting: list[Array] = []
     for chunk in chunks:
         if waiting and sum(map(len, waiting)) + len(chunk) > size:

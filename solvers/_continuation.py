@@ -1,4 +1,4 @@
-"""What makes the iterative methods usable here: continuation, finishing and a certificate.
+"""Parts that make the iterative methods usable here: continuation, finishing and a certificate.
 
 The iterations needed grow with ||b|| / lam, to millions at the method's lam. So lam is lowered
 in stages, each starting from the last one's answer (Hale, Yin and Zhang, "Fixed-point

@@ -1,4 +1,4 @@
-"""From the caller's tensors to float64 arrays and back; everything about inputs is checked here.
+"""Conversion of the caller's tensors to float64 arrays and back; everything about inputs is checked here.
 
 A batch of problems, whatever its form, becomes two zero-padded arrays, A (p, m, n) and b (p, m).
 Padding is harmless: a zero column never enters a solution, a zero row adds nothing to the residual.
@@ -52,7 +52,7 @@ class Form:
     arrays: bool
 
     def vectors(self, z: Array) -> Answer | tuple[Answer, ...]:
-        """The rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per matrix."""
+        """Return the rows of z (p, n) as the caller's (..., n) tensor, or as one tensor per matrix."""
         if not self.ragged:
             return self._given(self._send(z.reshape(*self.shape, z.shape[-1])))
         count, *lead = self.shape
@@ -63,15 +63,15 @@ class Form:
         return tuple(self._given(part.view(*lead, n)) for part, n in zip(flat, widths, strict=True))
 
     def scalars(self, values: Array) -> Answer:
-        """One value per problem (p,) as a (...) tensor; floats in the caller's dtype."""
+        """Return one value per problem (p,) as a (...) tensor; floats in the caller's dtype."""
         return self._given(self._send(values.reshape(self.shape)))
 
     def per_problem(self, values: list[tuple[int, ...]]) -> tuple:
-        """One Python value per problem: bare for one problem, a tuple of them for a batch."""
+        """Return one Python value per problem: bare for one problem, a tuple of them for a batch."""
         return values[0] if self.shape == () else tuple(values)
 
     def per_matrix(self, values: Array) -> Array:
-        """One row for each problem, from one row for each matrix of a ragged batch, or for all."""
+        """Return one row for each problem, from one row for each matrix of a ragged batch, or for all."""
         count = len(self.columns)
         if len(values) == count:
             return values
@@ -484,7 +484,7 @@ def _as_tensor(name: str, value: object) -> Tensor:
 
 
 def _padded_rows(host: list[Array]) -> Array:
-    """The rows of arrays (..., n_i) one below the other, filled up with zeros; (p, n)."""
+    """Return the rows of arrays (..., n_i) one below the other, filled up with zeros; (p, n)."""
     rows = [array.reshape(-1, array.shape[-1]) for array in host]
     if len(rows) == 1:
         return rows[0]
@@ -499,7 +499,7 @@ def _padded_rows(host: list[Array]) -> Array:
 def _check_sequence(
     name: str, values: object, length: int | None, fit: str = "A"
 ) -> list[tuple[str, Tensor]]:
-    """The tensors of a sequence, each with its name for messages."""
+    """Return the tensors of a sequence, each with its name for messages."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         wanted = "a sequence of tensors or of arrays"
         if length is None:
@@ -537,7 +537,7 @@ def _common(named: list[tuple[str, Tensor]]) -> tuple[torch.dtype, torch.device]
 
 
 def _to_host(named: list[tuple[str, Tensor]]) -> list[Array]:
-    """All tensors as float64 arrays; one transfer for all of them.
+    """Return all tensors as float64 arrays; one transfer for all of them.
 
     On the CPU the arrays may share the tensors' memory: they are not to be written to. There
     each torch call saved counts, for they cost more than the copying.

@@ -70,7 +70,10 @@ def factorise(a: Array, *, least_norm: bool) -> tuple[Array, Array]:
 
 
 def _orthogonal(x: Array, basis: Array, triangle: Array) -> tuple[Array, Array]:
-    """What remains of x (c, m) beside a basis (c, k, m), and the coefficients (c, k) of the rest."""
+    """Return x (c, m) less its projection on a basis (c, k, m), and the projection's coefficients.
+
+    These, (c, k), are the ones of the support's columns.
+    """
     share = np.zeros(basis.shape[:2])
     if basis.shape[1]:
         for _ in range(2):
@@ -81,7 +84,7 @@ def _orthogonal(x: Array, basis: Array, triangle: Array) -> tuple[Array, Array]:
 
 
 def fit(a: Array, b: Array, basis: Array, triangle: Array) -> Array:
-    """The least-squares coefficients of b (c, m) on each support, (c, s).
+    """Return the least-squares coefficients of b (c, m) on each support, (c, s).
 
     With one step of refinement: the inverse of a triangle is less exact than solving with it.
     """

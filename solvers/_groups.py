@@ -1,4 +1,4 @@
-"""At most one column of each group: which supports that leaves, and which column stands for one.
+"""At most one column of each group: the supports that this leaves, and the column that stands for each group.
 
 Groups are numbered from 0 up, as `read_groups` returns them.
 """
@@ -38,7 +38,7 @@ def first_largest(size: Array, groups: Array, margin: Array | float = 0.0) -> Ar
 
 
 def count_supports(groups: Sequence[int], s: int) -> int:
-    """How many supports of s columns have at most one column of each group.
+    """Return how many supports of s columns have at most one column of each group.
 
     The elementary symmetric polynomial of degree s in the groups' sizes.
     """
@@ -50,7 +50,7 @@ def count_supports(groups: Sequence[int], s: int) -> int:
 
 
 def admissible_supports(groups: Sequence[int], s: int, size: int) -> Iterator[Array]:
-    """All supports of s columns with at most one of each group, in lexicographic order.
+    """Return all supports of s columns with at most one of each group, in lexicographic order.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def admissible_supports(groups: Sequence[int], s: int, size: int) -> Iterator[Ar
 
 
 def _grown(chosen: Array, labels: Array, later: Array, s: int, size: int) -> Iterator[Array]:
-    """The supports that begin with the rows of chosen, which hold k columns each.
+    """Return the supports that begin with the rows of chosen, which hold k columns each.
 
     Grows all of them by one column at a time. A beginning that cannot be completed is not made:
     as many unused groups as columns are wanted must have a column here or later.

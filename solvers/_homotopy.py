@@ -48,7 +48,7 @@ LARGEST_WEIGHT = 2.0**500  # beyond, products of weights could overflow
 
 @dataclass
 class Path:
-    """What `follow` found, for a batch of p problems.
+    """Result of `follow` for a batch of p problems.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Path:
     began : array of shape (p,)
         With `size`: the lam at which `largest` became active; infinite while that is empty.
     knots : list of (lam, z)
-        Of the first problem, if recorded.
+        Knots of the first problem, if recorded.
     """
 
     z: Array
@@ -226,7 +226,7 @@ def follow(
 
 
 def _refined(columns: Array, b: Array, H: Array, sign: Array, lam: Array) -> Array:
-    """The solution at lam (p,) on the active columns, with A_S'(b - A z) made equal to lam sign.
+    """Return the solution at lam (p,) on the active columns, with A_S'(b - A z) made equal to lam sign.
 
     Corrects z = B (b - lam B's) by B B' times what is missing, computed from A itself: one step of
     iterative refinement. In the columns of H, z = (b - lam s H') H.
@@ -245,5 +245,5 @@ def _refined(columns: Array, b: Array, H: Array, sign: Array, lam: Array) -> Arr
 
 
 def _with_signs(z: Array, sign: Array) -> Array:
-    """z with zero where rounding gave a coefficient the wrong sign, or it has none."""
+    """Return z with zero where rounding gave a coefficient the wrong sign, or it has none."""
     return np.where(z * sign > 0, z, 0)

@@ -200,7 +200,7 @@ def duality_gap(
 def lasso_path(
     A: Tensor, b: Tensor, *, lam_min: float = 0.0, non_negative: bool = False
 ) -> tuple[Knot, ...]:
-    """The exact regularisation path of one problem: every solution for lam >= lam_min.
+    """Return the exact regularisation path of one problem: every solution for lam >= lam_min.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class Problem:
 
     @classmethod
     def scaled(cls, A: Array, b: Array, lam: Array, *, non_negative: bool = False) -> "Problem":
-        """The problem of the caller's A (p, m, n), b (p, m) and lam (p,)."""
+        """Return the problem of the caller's A (p, m, n), b (p, m) and lam (p,)."""
         peak = np.abs(A).max(1)
         columns = exponent(peak)
         largest = np.where(peak > 0, columns, -9999).max(1, keepdims=True)
@@ -111,34 +111,34 @@ class Problem:
         )
 
     def at(self, lam: Array) -> "Problem":
-        """The same problems for another lam, at this scale."""
+        """Return the same problems for another lam, at this scale."""
         return replace(self, lam=lam)
 
     def to_caller(self, z: Array) -> Array:
-        """The caller's z; infinite where it is too large for a number."""
+        """Return the caller's z; infinite where it is too large for a number."""
         return times_power(z, self.exponent)
 
     def from_caller(self, z: Array) -> Array:
-        """The scaled z of the caller's."""
+        """Return the scaled z of the caller's."""
         return times_power(z, -self.exponent)
 
     def within_reach(self, z: Array) -> Array:
-        """Where a scaled z is not so large that nothing can be computed with it, (p,)."""
+        """Return where a scaled z is not so large that nothing can be computed with it, (p,)."""
         return (np.abs(z) < FAR).all(1)
 
 
 def correlations(A: Array, r: Array) -> Array:
-    """A'r, (p, n)."""
+    """Return A'r, (p, n)."""
     return (r[:, None, :] @ A)[:, 0]
 
 
 def residual(A: Array, b: Array | int, z: Array) -> Array:
-    """b - A z, (p, m)."""
+    """Return b - A z, (p, m)."""
     return b - (A @ z[:, :, None])[:, :, 0]
 
 
 def exact_residual(A: Array, b: Array, z: Array) -> tuple[Array, Array]:
-    """b - A z as if computed with twice the digits and then rounded, and a bound on its error.
+    """Return b - A z as if computed with twice the digits and then rounded, and a bound on its error.
 
     Near a solution b and A z agree to many digits, and what is left of plain arithmetic is
     rounding. So A and z are cut into pieces of so few digits that the products of the pieces, and
@@ -177,7 +177,7 @@ def exact_residual(A: Array, b: Array, z: Array) -> tuple[Array, Array]:
 
 
 def _pieces(x: Array, scale: Array, digits: int) -> tuple[Array, Array, Array]:
-    """Two pieces of so many binary digits, beginning at 2^scale, and the rest; their sum is x."""
+    """Return two pieces of so many binary digits, beginning at 2^scale, and the rest; their sum is x."""
     # Adding 1.5 2^52 u and taking it off again rounds to a multiple of u.
     shift = times_power(1.5, scale + 53 - digits)
     first = (x + shift) - shift
@@ -188,18 +188,18 @@ def _pieces(x: Array, scale: Array, digits: int) -> tuple[Array, Array, Array]:
 
 
 def objective(problem: Problem, z: Array) -> Array:
-    """P(z), (p,)."""
+    """Return the objective P(z), (p,)."""
     r = residual(problem.A, problem.b, z)
     return 0.5 * (r * r).sum(1) + _paid(problem, z).sum(1)
 
 
 def _paid(problem: Problem, z: Array) -> Array:
-    """The penalty paid for each coefficient, (p, n)."""
+    """Return the penalty paid for each coefficient, (p, n)."""
     return np.multiply(problem.penalty, np.abs(z), out=np.zeros_like(z), where=z != 0)
 
 
 def largest_correlation(problem: Problem, r: Array) -> Array:
-    """The largest |a_j'r| over its weight, or a_j'r for z >= 0 and at least 0, (p,).
+    """Return the largest |a_j'r| over its weight, or a_j'r for z >= 0 and at least 0, (p,).
 
     With r = b it is the lam from which on z = 0 is optimal.
     """
@@ -209,7 +209,7 @@ def largest_correlation(problem: Problem, r: Array) -> Array:
 
 
 def zero_is_optimal(problem: Problem) -> Array:
-    """Where lam is at least the largest correlation, (p,); up to the rounding of that product."""
+    """Return where lam is at least the largest correlation, (p,); up to the rounding of that product."""
     return problem.lam >= largest_correlation(problem, problem.b) * (1 - problem.A.shape[1] * EPS)
 
 
@@ -275,12 +275,12 @@ def relative_gap(
 
 
 def _norm(x: Array) -> Array:
-    """Of each row, (p,)."""
+    """Return the Euclidean norm of each row, (p,)."""
     return np.sqrt((x * x).sum(1))
 
 
 def in_callers_units(z: Array, exponent: Array, dtype: torch.dtype) -> Array:
-    """The coefficients z 2^exponent of columns and b of unit scale.
+    """Return the coefficients z 2^exponent of columns and b of unit scale.
 
     Raises
     ------
@@ -303,11 +303,11 @@ def in_callers_units(z: Array, exponent: Array, dtype: torch.dtype) -> Array:
 
 
 def exponent(x: Array) -> Array:
-    """The e with 2^e <= x < 2^(e + 1), as int; 0 for 0."""
+    """Return the e with 2^e <= x < 2^(e + 1), as int; 0 for 0."""
     return np.where(x > 0, np.frexp(x)[1] - 1, 0)
 
 
 def times_power(x: Array | float, e: Array) -> Array:
-    """x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
+    """Return x 2^e, rounded only where it leaves the normal numbers; infinite where it is too large."""
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(x, e)

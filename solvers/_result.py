@@ -1,4 +1,4 @@
-"""What the solvers return: small immutable values.
+"""Results of the solvers: small immutable values.
 
 Where b came as a NumPy array, or several, arrays stand in the place of tensors.
 """

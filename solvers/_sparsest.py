@@ -100,7 +100,7 @@ def sparsest(
 
 
 def _fit(problem: Problem, sign: Array) -> Array:
-    """The least-squares coefficients on the columns where sign (p, n) is not zero, (p, n)."""
+    """Return the least-squares coefficients on the columns where sign (p, n) is not zero, (p, n)."""
     active = sign != 0
     columns = np.argsort(~active, axis=1, kind="stable")[:, : int(active.sum(1).max())]
     a = np.take_along_axis(problem.A, columns[:, None], 2).transpose(0, 2, 1)
@@ -111,7 +111,7 @@ def _fit(problem: Problem, sign: Array) -> Array:
 
 
 def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:
-    """Which of the path's non-zeros at lam stand for their groups, (p, n)."""
+    """Return which of the path's non-zeros at lam stand for their groups, (p, n)."""
     lam = np.where(np.isfinite(lam), lam, 0)  # infinite where nothing ever joined
     z, _ = solve_on_support(problem.at(lam), sign)
     size = np.abs(z) * problem.weight  # in the caller's units, but for one factor
@@ -122,7 +122,7 @@ def _kept(problem: Problem, lam: Array, sign: Array, groups: Array) -> Array:
 def sparse_result(
     batch: Batch, z: Array, supports: list[tuple[int, ...]], distance: Array
 ) -> SparseResult:
-    """The answer in the caller's form."""
+    """Return the answer in the caller's form."""
     return SparseResult(
         z=batch.vectors(z),
         support=batch.per_problem(supports),

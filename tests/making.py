@@ -1,4 +1,4 @@
-"""What tests make: networks by their shape, and searches by themselves."""
+"""Makers for tests: networks by their shape, and searches by themselves."""
 
 from __future__ import annotations
 

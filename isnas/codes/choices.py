@@ -21,7 +21,7 @@ from ..spaces.base import Choice, Place, Space
 from ..spaces.genotype import Genotype
 
 What = Literal["source", "operation", "skip"]
-"""What a decision is about."""
+"""The subject of a decision."""
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ NONE = "none"
 """The name in a grid of no operation where there could be one."""
 
 WIRINGS = ("inputs", "latest")
-"""What the nodes of a grid's cells read: the first states, or those just before the node."""
+"""The states that nodes of a grid's cells read: the first ones, or those just before the node."""
 
 
 class Decision(NamedTuple):
@@ -152,7 +152,7 @@ class Choices:
 
     @property
     def size(self) -> int:
-        """How many architectures there are, as they are written: cells with renumbered nodes are different ones."""
+        """Number of architectures, as they are written: cells with renumbered nodes are different ones."""
         return math.prod(
             math.comb(len(choice.candidates), s)
             if choice.groups is None

@@ -145,7 +145,7 @@ class Controller(Policy):
         None: logits stay as they are.
     op_tanh_reduce : float
     seed : int
-        Of the initial weights.
+        Seed of the initial weights.
     skip_target : float
         See `Policy`.
     """
@@ -293,17 +293,17 @@ class Reinforce:
     ----------
     policy : Policy
     learning_rate : float
-        Of Adam.
+        Learning rate of Adam.
     entropy_weight : float
     decay : float
-        Of the baseline, 0 to 1.
+        Decay of the baseline, 0 to 1.
     start : {"zero", "first", "corrected"}
         The first baseline: 0 (ENAS), or the first return, from which then nothing is learnt; corrected: the average of
         the returns so far with the present one (NAS-Bench-201).
     betas : tuple of float, epsilon : float
-        Of Adam. ENAS's code has (0, 0.999) and 1e-3.
+        Constants of Adam. ENAS's code has (0, 0.999) and 1e-3.
     skip_weight : float
-        Of the skips' divergence.
+        Weight of the skips' divergence.
 
     Attributes
     ----------

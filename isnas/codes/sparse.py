@@ -211,7 +211,7 @@ class SparseCodeOptions(BaseOptions):
 
 @dataclass(frozen=True)
 class NodeRecovery:
-    """What one recovery found at one node (all tensors float64, on the CPU).
+    """Result of one recovery at one node (all tensors float64, on the CPU).
 
     Parameters
     ----------

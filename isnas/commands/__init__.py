@@ -1,4 +1,4 @@
-"""What the commands do, as functions: search, train, evaluate, resume, sample.
+"""The commands as functions: search, train, evaluate, resume, sample.
 
 They put stages, tasks and records together.
 """

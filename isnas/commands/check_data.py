@@ -26,7 +26,7 @@ class DataCheck:
     Parameters
     ----------
     inspection : Inspection
-        What the data hold.
+        The findings about the data.
     trained : dict
         The defaults of a search that depend on how much there is, by name.
     """
@@ -36,7 +36,7 @@ class DataCheck:
 
     @property
     def problems(self) -> list[str]:
-        """What would stop a training; empty where nothing would."""
+        """The problems that would stop a training; empty where there are none."""
         return self.inspection.problems
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all commands that write a run directory have in common: how a run begins, goes on and ends."""
+"""Common parts of all commands that write a run directory: how a run begins, goes on and ends."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run has to do.
+    """The work of a run.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Job:
     task : Task
     options : Composition
     record : dict
-        What config.json holds beside: with it `isnas.commands.resume` makes the job again.
+        Further content of config.json: with it `isnas.commands.resume` makes the job again.
     parts : callable
         Returns the parts, given the job, the run, the data set and the device.
     """

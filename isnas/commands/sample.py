@@ -28,7 +28,7 @@ def sample(
     length : int
         Words or characters to write.
     start : str
-        What the text begins with; by default a new line.
+        The beginning of the text; by default a new line.
     temperature : float
         Scores are divided by it: below 1 likely words become likelier; 0: always the most likely one.
     seed : int

@@ -24,7 +24,6 @@ import torch
 
 from .. import spaces
 from ..commands.run import load_in_turn
-from ..networks.hand_made import HAND_MADE
 from ..networks.registry import family
 from ..runs.directory import default_directory
 from ..runs.evaluation import evaluation_schema
@@ -50,7 +49,7 @@ from .trials import run_trials, table_of
 
 @dataclass(frozen=True)
 class ComparisonOptions(BaseOptions):
-    """What is compared.
+    """The methods of a comparison, and the effort for each.
 
     Parameters
     ----------
@@ -262,7 +261,7 @@ def compare(
     words : sequence of str
         The command line, for the record.
     module : str
-        What it is the command line of.
+        The thing that it is the command line of.
     options : Composition, optional
         All options, instead of `preset` and `values`.
     **values
@@ -369,7 +368,7 @@ def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:
 def _trials(methods: Sequence[str], options: Composition, task: Task) -> Iterator[tuple[str, int]]:
     """Yield all trials, one seed of all methods after the other: whenever it stops, all have had the same."""
     seeds, sampled = options.comparison.seeds, options.comparison.sampled
-    hand_made = tuple(HAND_MADE) if options.comparison.hand_made and task.name == "images" else ()
+    hand_made = tuple(task.hand_made) if options.comparison.hand_made else ()
     for seed in range(seeds):
         for method in (*methods, *hand_made):
             yield method, seed

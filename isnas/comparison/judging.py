@@ -53,7 +53,7 @@ CHILDREN = "short training"
 
 def row_form(measure: Measure) -> Form:
     """Return what a row of a comparison may be, see `run_trial`."""
-    value = MEASURES.get(f"_{measure.name}", Number())
+    value = measure.form
     judged: dict[str, Form] = {f"test_{measure.name}": value, "parameters": Whole()}
     spent: dict[str, Form] = {"seconds": Number(0), "epochs": Number(0)}
     scores = List(Optional(Number(loose=True)))
@@ -89,7 +89,7 @@ def row_form(measure: Measure) -> Form:
 
 @dataclass(frozen=True)
 class Entry:
-    """What all trials of a comparison have in common.
+    """The common settings of all trials of a comparison.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The referee of a comparison: what a search may spend, what it has spent, and what an epoch of it costs.
 
-Cost is counted here and nowhere else: by hooks that see every image that passes a network, whoever sends it. A method
+Cost is counted here and nowhere else: by hooks that see every sample that passes a network, whoever sends it. A method
 reports nothing.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,56 +24,58 @@ from ..networks.core import CellNetwork
 from ..runs.loop import NoRun, Stage
 from ..runtime.errors import UserError
 from ..runtime.memory import Peak, peak_memory
+from ..tasks.registry import TASKS
 
-Unit = Literal["epochs", "seconds", "images", "tokens"]
-"""Of a budget; images and tokens are the units of tasks, and mean the task's."""
+UNITS = ("epochs", "seconds", *(task.unit for task in TASKS.values()))
+"""Units of a budget. Epochs are as many sample passes as there are samples to train on; the units of tasks, such as
+images, are sample passes. A sample is what the task counts, in text a token."""
 
 FORWARD_SHARE = 1 / 3
-"""What a forward pass costs of a forward and a backward pass: the latter is two products for the former's one."""
+"""Share of the forward pass in the cost of both passes: the backward pass is two products for each one of it."""
 
 PROBE_STEPS = 3
 """Steps of each epoch in which the cost of an epoch is measured, after a first one that is slower than the others."""
 
 
 class Spent(NamedTuple):
-    """What has been spent."""
+    """The cost of a search so far."""
 
     trained: int = 0
-    """Images that passed a network forwards with gradients recorded: forwards and backwards."""
+    """Samples that passed a network forwards with gradients recorded: forwards and backwards."""
     evaluated: int = 0
-    """Images that passed a network forwards only."""
+    """Samples that passed a network forwards only."""
     seconds: float = 0.0
 
     @property
     def passes(self) -> float:
-        """Sample passes: images forwarded and backwarded, and a third of those forwarded only."""
+        """Sample passes: the samples forwarded and backwarded, and a third of those forwarded only."""
         return self.trained + FORWARD_SHARE * self.evaluated
 
     def minus(self, other: Spent) -> Spent:
         """Return what was spent since `other`."""
         return Spent(*(a - b for a, b in zip(self, other, strict=True)))
 
-    def amount(self, unit: Unit, images: int) -> float:
-        """Return it as one number; an epoch is as many sample passes as there are training `images`."""
+    def amount(self, unit: str, samples: int) -> float:
+        """Return it as one number; an epoch is as many sample passes as there are training `samples`."""
         if unit == "seconds":
             return self.seconds
-        return self.passes / images if unit == "epochs" else self.passes
+        return self.passes / samples if unit == "epochs" else self.passes
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend.
+    """The cost that a search is allowed.
 
     Parameters
     ----------
     amount : float
         Above 0.
-    unit : {"epochs", "seconds", "images", "tokens"}
-        Epochs are as many sample passes as there are training images, or tokens of text; images and tokens are passes.
+    unit : str
+        One of `UNITS`.
     """
 
     amount: float
-    unit: Unit
+    unit: str
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -84,10 +86,11 @@ class Budget:
         UserError
             When the text is not of that form or the amount is 0.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|second|image|token)s?\s*", text)
+        names = "|".join(unit.removesuffix("s") for unit in UNITS)
+        match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*({names})s?\s*", text)
         if match is None or float(match[1]) == 0:
             raise UserError(
-                f"budget must be an amount above 0 and a unit, {', '.join(get_args(Unit))}, such as "
+                f"budget must be an amount above 0 and a unit, {', '.join(UNITS)}, such as "
                 f"20epochs; got {text!r}"
             )
         return cls(float(match[1]), f"{match[2]}s")
@@ -98,7 +101,7 @@ class Budget:
 
 
 class Meter:
-    """Counts the images that pass networks of cells, and the seconds, inside its blocks.
+    """Counts the samples that pass networks of cells, and the seconds, inside its blocks.
 
     Only what the thread does that made the meter: other trials may go on in others.
 
@@ -152,11 +155,11 @@ class Meter:
         if not isinstance(module, CellNetwork) or threading.get_ident() != self._thread:
             return
         if not inputs:
-            raise RuntimeError("a network was called without positional images: cannot count them")
-        images = inputs[0]
-        if images.device.type == "meta":  # a look at shapes
+            raise RuntimeError("a network was called without positional inputs: cannot count them")
+        x = inputs[0]
+        if x.device.type == "meta":  # a look at shapes
             return
-        units = module.units(images)
+        units = module.units(x)
         if torch.is_grad_enabled():
             self._trained += units
         else:
@@ -165,14 +168,14 @@ class Meter:
 
 @dataclass(frozen=True)
 class EpochCost:
-    """What a search by epochs costs, in a budget's unit.
+    """The cost of a search by epochs, in a budget's unit.
 
     Parameters
     ----------
     epoch : float
-        Of an epoch.
+        Cost of an epoch.
     end : float
-        What the end of the last epoch and the choice of the architecture cost besides.
+        Cost of the end of the last epoch and of the choice of the architecture besides.
     """
 
     epoch: float
@@ -190,16 +193,17 @@ class EpochCost:
         return max(least, int(paid + 1e-9) if below else round(paid))
 
 
-def epoch_cost(stage: Stage, unit: Unit, images: int, device: torch.device) -> EpochCost:
+def epoch_cost(stage: Stage, unit: str, samples: int, device: torch.device) -> EpochCost:
     """Measure what an epoch of a stage costs, by a few steps of every epoch of this one, a throwaway.
 
     Parameters
     ----------
     stage : Stage
         With a method `genotype`; of a few epochs, in which all its phases stand in their proportion.
-    unit : {"epochs", "seconds", "images", "tokens"}
-    images : int
-        Training images.
+    unit : str
+        One of `UNITS`.
+    samples : int
+        Training samples.
     device : torch.device
     """
     run = NoRun()
@@ -217,8 +221,8 @@ def epoch_cost(stage: Stage, unit: Unit, images: int, device: torch.device) -> E
             if stage.epoch >= stage.epochs:
                 stage.genotype()
             after = meter.spent()
-        steps.append(between.minus(before).amount(unit, images) * stage.steps / taken)
-        ends.append(after.minus(between).amount(unit, images))
+        steps.append(between.minus(before).amount(unit, samples) * stage.steps / taken)
+        ends.append(after.minus(between).amount(unit, samples))
     *ordinary, last = ends
     end = sum(ordinary) / len(ordinary) if ordinary else last
     return EpochCost(sum(steps) / len(steps) + end, last - end)

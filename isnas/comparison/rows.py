@@ -1,4 +1,4 @@
-"""What experiments share: rows that survive an interruption, the record of how they were made, Markdown tables.
+"""Common parts of experiments: rows that survive an interruption, the record of how they were made, Markdown tables.
 
 about.json   settings, and for every launch its command, versions and machine
 rows.jsonl   a row for every finished trial, on the disk as soon as it is finished
@@ -58,7 +58,7 @@ _LAUNCH = Record(
 )
 
 DIED = "died"
-"""In rows.jsonl, beside a trial's key, why its process died."""
+"""The name in rows.jsonl, beside a trial's key, of the reason why its process died."""
 
 _DEATH = Record({DIED: Text(longest=1000)}, others=PLAIN)
 
@@ -77,15 +77,15 @@ class Rows:
     directory : Path
         Made when it is not there.
     key : tuple of str
-        What tells trials apart.
+        The names that tell trials apart.
     settings : dict
-        What all rows of the directory have in common, as plain data.
+        The settings that all rows of the directory have in common, as plain data.
     launch : dict
         The record of this launch, see `launch_record`.
     defaults : dict, optional
         Settings that rows of an older version, which knows no such setting, were made with.
     form : Form
-        What a row may be; by default an object of whatever.
+        The form of a row; by default any object.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class Rows:
         self.folder.write_json(ABOUT, about)
 
     def has(self, *key: Any) -> bool:
-        """Whether there is a row of this trial."""
+        """Return whether there is a row of this trial."""
         return any(tuple(row[name] for name in self.key) == key for row in self.rows)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def read_rows(directory: str | Path, form: Form = OBJECT) -> list[dict[str, Any]
     ----------
     directory : path
     form : Form
-        What a row may be; by default an object of whatever.
+        The form of a row; by default any object.
 
     Raises
     ------

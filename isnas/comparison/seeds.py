@@ -58,7 +58,7 @@ class Repeated:
 
     @property
     def failed(self) -> dict[str, str]:
-        """What went wrong, by seed; empty where nothing did."""
+        """The errors by seed; empty where there were none."""
         runs = self.summary["runs"]
         return {seed: run["problem"] for seed, run in runs.items() if run["state"] == "failed"}
 
@@ -227,8 +227,7 @@ def summarised(
         try:
             record = RunRecord(directory / f"seed-{seed}")
             state = "finished" if record.status == "finished" else "interrupted"
-            measure = record.measure
-            task = (record.config.get("data") or {}).get("task", "images")
+            measure, task = record.measure, record.task.name
             found = _numbers(record.results, measure)
         except UserError as error:
             problem = problem or str(error)

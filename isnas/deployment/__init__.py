@@ -1,1 +1,1 @@
-"""What is done with a trained network: it tells what is on images, and it is exported for other programs."""
+"""Use of a trained network: predictions of what is on images, and exports for other programs."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..networks.core import CellNetwork
+from ..networks.images import ImageNetwork
 from ..runs.saved import load_network, network_file, saved_data
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError
@@ -24,7 +24,7 @@ from ..tasks.registry import task_of
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of an image.
+    """A network's prediction for one image.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Classifier:
 
     Parameters
     ----------
-    network : CellNetwork
+    network : ImageNetwork
         In evaluation mode.
     classes : tuple of str
     preprocess : Preparation
@@ -82,7 +82,7 @@ class Classifier:
     """
 
     def __init__(
-        self, network: CellNetwork, classes: tuple[str, ...], preprocess: Preparation
+        self, network: ImageNetwork, classes: tuple[str, ...], preprocess: Preparation
     ) -> None:
         if len(classes) != network.options.classes:
             raise UserError(
@@ -143,7 +143,7 @@ class Classifier:
         Parameters
         ----------
         images : iterable
-            Of what calling takes for one image.
+            Each as calling takes one image.
         batch_size : int
             Images that the network gets at a time.
 
@@ -164,7 +164,7 @@ class Classifier:
 
     @torch.no_grad()
     def _probabilities(self, pixels: Tensor) -> np.ndarray:
-        """(B, C, H, W) uint8 -> (B, classes) float64."""
+        """Return the probabilities of all classes, (B, classes) float64, for pixels, (B, C, H, W) uint8."""
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)))
         device = next(self.network.parameters()).device

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..networks.core import CellNetwork
+from ..networks.images import ImageNetwork
 from ..runs.saved import network_file
 from ..runtime.errors import UserError
 from ..runtime.files import write_atomically
@@ -51,7 +51,7 @@ class Exported:
     images : int
         Number of these.
     by : str
-        What has run the exported file: name and version.
+        Name and version of the program that has run the exported file.
     """
 
     path: Path
@@ -100,7 +100,10 @@ class _Exportable(nn.Module):
             self.register_buffer(name, values[:, None, None], persistent=normalised_inside)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), normalised float32, or uint8 pixels where they are normalised here -> (B, classes)."""
+        """Return class scores, (B, classes), for images (B, C, H, W).
+
+        The images are normalised float32, or uint8 pixels where they are normalised here.
+        """
         if self.normalised_inside:
             images = (images.to(torch.float32) / 255 - self.mean) / self.std
         return self.network(images)
@@ -206,7 +209,7 @@ def export_network(
 
 
 def _facts(
-    network: CellNetwork, classes: tuple[str, ...], preparation: Preparation, inside: bool
+    network: ImageNetwork, classes: tuple[str, ...], preparation: Preparation, inside: bool
 ) -> dict[str, str]:
     """Return what is written into the file beside the network: texts by name, JSON but for the version."""
     from .. import __version__
@@ -224,7 +227,7 @@ def _facts(
     }
 
 
-def _usable(network: CellNetwork) -> CellNetwork:
+def _usable(network: ImageNetwork) -> ImageNetwork:
     """Return a copy of the network without what only its training needed."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     if hasattr(network, "auxiliary_head"):

@@ -13,14 +13,14 @@ MARK = "Written by isnas"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a loader has to know.
+    """The facts that a loader needs.
 
     Parameters
     ----------
     file : str
         Name of the exported file, which lies beside the loader.
     version : str
-        Of isnas.
+        Version of isnas.
     classes : tuple of str
     preparation : Preparation
     batch_size : int or None

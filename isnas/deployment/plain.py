@@ -32,7 +32,7 @@ class _Scores(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, classes)."""
+        """Map (B, C, H, W) to (B, classes)."""
         return self.network(x)
 
 

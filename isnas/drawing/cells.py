@@ -73,7 +73,7 @@ def draw_cell(
     ax : matplotlib.axes.Axes
         Where to draw; its frame and limits are replaced.
     space : Space
-        Whose cell it is: it names the states.
+        The space of the cell: it names the states.
     title : str
         Title above the axis.
     coefficients : mapping of (node, Edge) to float, optional

@@ -36,7 +36,7 @@ _STRETCHED_GAP = 46.0  # the widest gap between layers
 # eq=False: things are compared and hashed as themselves
 @dataclass(eq=False)
 class Thing:
-    """What has a place in a layer: the box of a state or operation, or a state's passing line."""
+    """A thing with a position in a layer: the box of a state or operation, or a line of a state that passes through."""
 
     role: Literal["input", "node", "operation", "output", "lane"]
     layer: int
@@ -62,11 +62,11 @@ class Link:
     key: tuple[int, Edge] | None = None
     """The node and operation whose result the line carries; none for states."""
     port: float = 0.0
-    """Where the line enters its end, from the middle."""
+    """Offset from the middle at which the line enters its end."""
 
     @property
     def rise(self) -> float:
-        """How far the line moves across the flow."""
+        """Distance that the line moves across the flow."""
         return self.end.centre + self.port - self.start.centre
 
 

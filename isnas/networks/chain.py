@@ -23,13 +23,12 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from ..spaces.chain import FIRST_LAYERS, IDENTITY, KIND, LAYERS
-from .core import CellNetwork, Coefficients, Incoming, Term, pooled
+from .core import Coefficients, Factor, Incoming, Term
+from .images import ImageNetwork, check_images, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
-    Factor,
     Operation,
-    check_images,
     conv_norm,
     convolution,
 )
@@ -119,7 +118,6 @@ class Layers(nn.Module):
 
     def __init__(self, space: Space, places: Iterable[Place], options: ChainOptions) -> None:
         super().__init__()
-        self.worked = options.channels
         self.operations = nn.ModuleDict()
         for place in places:
             stage = sum(first <= place.node for first in FIRST_LAYERS)  # from 1
@@ -131,7 +129,7 @@ class Layers(nn.Module):
             )
 
     def forward(self, x: Tensor, incoming: Incoming) -> Tensor:
-        """(B, channels, H, W) -> (B, 8 * channels, H / 8, W / 8), all rounded up."""
+        """Map (B, channels, H, W) to (B, 8 * channels, H / 8, W / 8), all rounded up."""
         for terms in incoming:
             found: Tensor | None = None
             for term in terms:
@@ -155,13 +153,13 @@ class Body(nn.Module):
         return self.nodes(x, incoming)
 
 
-class ChainNetwork(CellNetwork):
+class ChainNetwork(ImageNetwork):
     """Stem, layers, head.
 
     Parameters
     ----------
     space, places, concat, options
-        See `CellNetwork`; the space must be one of chains, with at least a place in every layer.
+        See `ImageNetwork`; the space must be one of chains, with at least a place in every layer.
     """
 
     def __init__(
@@ -187,7 +185,7 @@ class ChainNetwork(CellNetwork):
         self.classifier = nn.Linear(options.features, options.classes)
 
     def blocks(self) -> tuple[nn.Module, ...]:
-        """Return the stem and the layers' operations, see `CellNetwork.blocks`."""
+        """Return the stem and the layers' operations, see `ImageNetwork.blocks`."""
         return (self.stem, *self.cells[0].nodes.operations.values())
 
     def forward(
@@ -198,7 +196,7 @@ class ChainNetwork(CellNetwork):
         drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
-        """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        """Run the network, see `ImageNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
         (incoming,) = self.incoming(coefficients, drop_path_mask)
         x = self.cells[0](self.stem(x), incoming)

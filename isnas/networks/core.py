@@ -3,15 +3,19 @@
 A cell holds an operation for each of its places. A *super-net* has all places of its space and is called with
 coefficients, which name the active places and their values; a *discrete network* has a genotype's places only and is
 called without. Both are of one class, so that a search step costs what a step of the found network costs, and that
-folding is copying. What stands around the cells (stem, reductions, head) is a network's own: see
-`isnas.networks.darts`.
+folding is copying. The operations themselves, and the parts around the cells, are a network's own.
+
+An operation may end in a *closing* norm, whose affine part takes the operation's coefficient c: ``gamma <- c gamma,
+beta <- c beta``, which is ``c * operation(x)`` exactly. So a coefficient needs no pass over the output of its own and
+saves no activation, and folding is the same product carried out for good. The products of many operations are taken
+together (`scaled`): where a GPU waits for the next kernel, two for each would cost a layer.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,16 +25,13 @@ from torch import Tensor, nn
 from ..runtime.errors import UserError
 from ..runtime.processes import processes, rank
 from ..spaces.base import Place, Space
-from .operations import (
-    BYPASS,
-    OPERATIONS,
-    ClosingNorm,
-    Factor,
-    Norm,
-    layout,
-    scaled,
-    shuffled,
-)
+
+Affine = tuple[Tensor, Tensor]
+"""The affine part of a norm, gamma and beta, shapes (features,)."""
+
+Factor = Tensor | Affine | None
+"""The factor of an operation's output. Without a closing norm it is a coefficient, a 0-d tensor; with one it is the
+norm's affine part times the coefficient. None stands for no factor."""
 
 
 def only_kind(space: Space) -> str:
@@ -45,7 +46,7 @@ def only_kind(space: Space) -> str:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a code hands to the super-net for one kind of cell.
+    """The active places of one kind of cell and their values: what a code gives to the super-net.
 
     Parameters
     ----------
@@ -66,16 +67,78 @@ class Coefficients:
             )
 
 
-def drop_path(operations: int, images: int, rate: float, generator: torch.Generator) -> Tensor:
-    """Draw what operations are multiplied by for each image: 0 with probability `rate`, else 1 / (1 - rate).
+class Norm:
+    """A norm that closes operations: a module that can be run with another affine part than its own.
 
-    All in one draw: a draw for each operation would be several kernels for each. Where several processes work together,
-    it is for the images of all, and each gets its own.
+    Attributes
+    ----------
+    weight, bias : nn.Parameter, shape (num_features,)
+        Its affine part, gamma and beta.
+    num_features : int
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    num_features: int
+
+
+def scaled(norms: Sequence[Sequence[Norm]], coefficients: Tensor) -> list[list[Affine]]:
+    """Return the affine parts of norms times coefficients, by a handful of operations however many there are.
 
     Parameters
     ----------
-    operations, images : int
-        The images are those of this process.
+    norms : k norms for each of some cells, all of the same size
+    coefficients : Tensor, shape (k,)
+
+    Returns
+    -------
+    list of list of Affine
+        For each cell and coefficient.
+    """
+    flat = [norm for row in norms for norm in row]
+    parts = torch.stack([norm.weight for norm in flat] + [norm.bias for norm in flat])
+    products = parts.view(2, len(norms), len(coefficients), -1) * coefficients[:, None]
+    weights, biases = products.flatten(1, 2).unbind()
+    k = len(coefficients)
+    pairs = list(zip(weights.unbind(), biases.unbind(), strict=True))
+    return [pairs[i : i + k] for i in range(0, len(pairs), k)]
+
+
+class Closed(nn.Module):
+    """A module that can end in a closing norm, which then takes its coefficient.
+
+    Attributes
+    ----------
+    norm : Norm or None
+    """
+
+    norm: Norm | None
+
+    @torch.no_grad()
+    def absorb(self, coefficient: Tensor) -> None:
+        """Multiply its output by a coefficient, 0-d, for good.
+
+        Raises
+        ------
+        UserError
+            When it has no closing norm.
+        """
+        if self.norm is None:
+            raise UserError("an operation without a closing norm cannot absorb a coefficient")
+        self.norm.weight.mul_(coefficient)
+        self.norm.bias.mul_(coefficient)
+
+
+def drop_path(operations: int, examples: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Draw what operations are multiplied by for each example: 0 with probability `rate`, else 1 / (1 - rate).
+
+    All in one draw: a draw for each operation would be several kernels for each. Where several processes work together,
+    it is for the examples of all, and each gets its own.
+
+    Parameters
+    ----------
+    operations, examples : int
+        The examples are those of this process.
     rate : float
         At least 0, below 1.
     generator : torch.Generator
@@ -83,25 +146,12 @@ def drop_path(operations: int, images: int, rate: float, generator: torch.Genera
 
     Returns
     -------
-    Tensor, shape (operations, images)
+    Tensor, shape (operations, examples)
     """
-    size = (operations, images * processes())
+    size = (operations, examples * processes())
     drawn = torch.rand(size, device=generator.device, generator=generator)
-    own = drawn[:, images * rank() : images * (rank() + 1)]
+    own = drawn[:, examples * rank() : examples * (rank() + 1)]
     return (own >= rate) / (1.0 - rate)
-
-
-def pooled(x: Tensor, dropout: Tensor | None = None) -> Tensor:
-    """Return the means of feature maps, (B, C, H, W) -> (B, C), times what dropout multiplies them by, if anything."""
-    x = x.mean(dim=(2, 3))
-    return x if dropout is None else x * dropout.to(x.dtype)
-
-
-def drop_skips(network: CellNetwork) -> None:
-    """Let drop path silence stride-1 skips, too; not the bypass of partial channels, which is no candidate."""
-    for cell in network.cells:
-        for key, operation in cell.nodes.operations.items():
-            operation.droppable = key not in cell.nodes.bypasses
 
 
 class Term(NamedTuple):
@@ -112,9 +162,9 @@ class Term(NamedTuple):
     source: int
     """The state that it reads."""
     factor: Factor = None
-    """What its output is multiplied by."""
+    """The factor of its output."""
     drop_path_mask: Tensor | None = None
-    """What its output is multiplied by for each example of the batch, shape (B,), where drop path may silence it."""
+    """The factor of its output for each example of the batch, shape (B,), where drop path may silence it."""
 
     def silenced(self, out: Tensor) -> Tensor:
         """Return an output, (B, ...), of this operation times the mask of drop path, if there is one."""
@@ -124,99 +174,13 @@ class Term(NamedTuple):
 
 
 Incoming = list[list[Term]]
-"""What each node of a cell adds up."""
-
-
-class Nodes(nn.Module):
-    """The nodes of a cell: each adds up its incoming operations.
-
-    Parameters
-    ----------
-    space : Space
-    places : iterable of Place
-        The operations to build.
-    channels : int
-        Channels of the states.
-    stride : int
-        Of the operations on the cell's inputs.
-    closing_norm : ClosingNorm
-    partial : int
-        Operations work on the first channels / partial channels of a state only; the bypasses carry the others, and
-        all are shuffled at every node (PC-DARTS, arXiv 1907.05737, section 3.2).
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        places: Iterable[Place],
-        channels: int,
-        stride: int,
-        closing_norm: ClosingNorm,
-        partial: int = 1,
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.stride = stride
-        self.partial = partial
-        self.worked = channels // partial  # channels that operations work on
-        self.bypasses: set[str] = set()
-        self.operations = nn.ModuleDict()
-        for place in places:
-            primitive, key = space.primitives[place.operation], space.place_key(place)
-            of_input = place.source < space.inputs
-            self.operations[key] = OPERATIONS[primitive](
-                self.worked, stride if of_input else 1, closing_norm
-            )
-            if primitive == BYPASS:
-                self.bypasses.add(key)
-
-    def forward(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
-        """Return the inputs, (B, channels, H, W) each, and the nodes, (B, channels, H / stride, W / stride)."""
-        states = list(states)
-        if self.partial > 1:
-            return self._partial(states, incoming)
-        for terms in incoming:
-            states.append(self._sum(terms, states, self.channels))
-        return states
-
-    def _partial(self, states: list[Tensor], incoming: Incoming) -> list[Tensor]:
-        """Do likewise with partial channels.
-
-        Joining and shuffling are linear and the same for all edges, so they are done once for a node.
-        """
-        parts = [self._split(state) for state in states]
-        for terms in incoming:
-            working = [term for term in terms if term.key not in self.bypasses]
-            passing = [term for term in terms if term.key in self.bypasses]
-            firsts, rests = ([part[i] for part in parts] for i in range(2))
-            worked = self._sum(working, firsts, self.worked)
-            passed = self._sum(passing, rests, self.channels - self.worked)
-            states.append(shuffled(worked, passed, self.partial))
-            parts.append(self._split(states[-1]))
-        return states
-
-    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        # many operations read the first part: it is worth a compact copy
-        first = state[:, : self.worked].contiguous(memory_format=layout(state))
-        return first, state[:, self.worked :]
-
-    def _sum(self, terms: list[Term], states: list[Tensor], channels: int) -> Tensor:
-        """Return the sum of incoming operations, (B, channels, H / stride, W / stride)."""
-        node: Tensor | None = None
-        for term in terms:
-            operation = self.operations[term.key]
-            out = operation(states[term.source], term.factor)
-            if operation.droppable:
-                out = term.silenced(out)
-            node = out if node is None else node + out
-        if node is None:  # a node that nothing reaches is zero
-            step = self.stride
-            node = torch.zeros_like(states[0][:, :channels, ::step, ::step])
-        return node
+"""The terms that each node of a cell adds up."""
 
 
 class CellNetwork(nn.Module, ABC):
-    """What all networks of cells share. Each cell is a module with `nodes`, a `Nodes`.
+    """A network of cells. Each cell is a module with `nodes`, a module that has the cell's `operations` by key.
+
+    An operation is a module with `norm`, its closing norm or None, and `absorb`, see `Closed`.
 
     Parameters
     ----------
@@ -226,7 +190,7 @@ class CellNetwork(nn.Module, ABC):
     concat : mapping of kind to states
         The states that make up the output of each kind of cell.
     options
-        What else shapes the network; a frozen dataclass with `closing_norm` and, where it can be partial, `partial`.
+        Further options that shape the network; a frozen dataclass with `closing_norm`.
 
     Attributes
     ----------
@@ -234,18 +198,10 @@ class CellNetwork(nn.Module, ABC):
         The kind of each cell, in order; set by the network.
     cells : nn.ModuleList
         The cells, likewise.
-    stem : nn.Module
-        What comes before the cells, likewise.
-
-    Raises
-    ------
-    UserError
-        When channels are partial and the space has no bypass, or the other way round.
     """
 
     kinds: tuple[str, ...]
     cells: nn.ModuleList
-    stem: nn.Module
     additive: ClassVar[bool] = True
     """Whether multiply-adds are a sum over places."""
 
@@ -257,12 +213,6 @@ class CellNetwork(nn.Module, ABC):
         options: Any,
     ) -> None:
         super().__init__()
-        partial = getattr(options, "partial", 1)  # of networks of channels
-        if (partial > 1) != (BYPASS in space.primitives):
-            raise UserError(
-                f"partial channels and the primitive {BYPASS!r} need each other; got partial = "
-                f"{partial} and the primitives {', '.join(space.primitives)}"
-            )
         self.space = space
         self.places = {kind: tuple(sorted(places[kind])) for kind in space.kinds}
         self.concat = {kind: tuple(concat[kind]) for kind in space.kinds}
@@ -270,48 +220,36 @@ class CellNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        x: Tensor,
-        coefficients: Mapping[str, Coefficients] | None = None,
-        *,
-        drop_path_mask: Tensor | None = None,
-        dropout: Tensor | None = None,
-    ) -> Tensor:
+        self, x: Tensor, coefficients: Mapping[str, Coefficients] | None = None, **options: Any
+    ) -> Any:
         """Run the network.
 
         Parameters
         ----------
-        x : Tensor, shape (B, ...)
+        x : Tensor
+            A batch of the task's inputs.
         coefficients : mapping of kind to Coefficients, optional
             The active places and their factors. Without it all places that the network has run, with factor 1.
-        drop_path_mask : Tensor, shape (active operations, B), optional
-            What drop path multiplies them by, see `drop_path`; stride-1 skips are left alone, see `drop_skips`.
-        dropout : Tensor, shape (B, features), optional
-            What dropout multiplies the features by that the classifier reads.
-
-        Returns
-        -------
-        Tensor, shape (B, classes)
-            Class scores.
+        **options
+            The network's own, such as masks of dropout.
         """
 
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """Return the modules that features pass one after the other: the stem, then the cells and what is between."""
-        return (self.stem, *self.cells)
-
+    @abstractmethod
     def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
-        """Return a batch of one sample of some size, without content: for images (H, W) pixels."""
-        return torch.empty(1, self.options.in_channels, *size, device=device)
-
-    @property
-    def features(self) -> int:
-        """How many features the classifier reads."""
-        return self.classifier.in_features
+        """Return a batch of one sample of some size, without content."""
 
     @staticmethod
+    @abstractmethod
     def units(x: Tensor) -> int:
         """Return how many units of the task a batch of inputs has."""
-        return len(x)
+
+    def check_foldable(self) -> None:
+        """Raise a `UserError` unless every operation can absorb a coefficient, see `isnas.networks.folding.fold`."""
+        if self.options.closing_norm != "all":
+            raise UserError(
+                "fold needs a super-net whose operations all end in a norm "
+                f'(closing_norm="all"), got closing_norm={self.options.closing_norm!r}'
+            )
 
     def active(self, coefficients: Mapping[str, Coefficients] | None = None) -> int:
         """Return how many operations a pass with these coefficients runs, in all cells together."""
@@ -340,12 +278,17 @@ class CellNetwork(nn.Module, ABC):
         found: list[Incoming] = [[] for _ in self.kinds]
         for kind in self.space.kinds:
             part = coefficients[kind]
-            groups: dict[int, list[int]] = {}  # cells by their channels
+            keys = [self.space.place_key(place) for place in part.places]
+            groups: dict[tuple[int, ...], list[int]] = {}  # cells whose norms have the same sizes
+            norms: dict[int, list[Norm | None]] = {}
             for i, (each, cell) in enumerate(zip(self.kinds, self.cells, strict=True)):
                 if each == kind:
-                    groups.setdefault(cell.nodes.worked, []).append(i)
-            for cells in groups.values():
-                for i, factors in zip(cells, self._factors(cells, part), strict=True):
+                    norms[i] = [cell.nodes.operations[key].norm for key in keys]
+                    sizes = tuple(0 if norm is None else norm.num_features for norm in norms[i])
+                    groups.setdefault(sizes, []).append(i)
+            for sizes, cells in groups.items():
+                rows = _factors(part.values, [norms[i] for i in cells], sizes)
+                for i, factors in zip(cells, rows, strict=True):
                     found[i] = self._nodes(part.places, factors)
         return found
 
@@ -357,24 +300,6 @@ class CellNetwork(nn.Module, ABC):
         for place, factor in sorted(entries, key=lambda entry: entry[0]):
             nodes[place.node].append(Term(self.space.place_key(place), place.source, factor))
         return nodes
-
-    def _factors(self, cells: list[int], part: Coefficients) -> list[list[Factor]]:
-        """Return for each of these cells, which have as many channels, what its active operations are multiplied by."""
-        values: list[Factor] = list(part.values.unbind())
-        keys = [self.space.place_key(place) for place in part.places]
-        norms = [[self.cells[i].nodes.operations[key].norm for key in keys] for i in cells]
-        closing: dict[int, list[int]] = {}  # places with a closing norm, by its channels
-        for k, norm in enumerate(norms[0]):
-            if norm is not None:
-                closing.setdefault(norm.num_features, []).append(k)
-        found = [list(values) for _ in cells]
-        for closed in closing.values():
-            of_closed = torch.stack([values[k] for k in closed])
-            rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
-            for factors, row in zip(found, rows, strict=True):
-                for k, affine in zip(closed, row, strict=True):
-                    factors[k] = affine
-        return found
 
     def discrete(self, places: Mapping[str, Iterable[Place]]) -> CellNetwork:
         """Return a network like this one that has these places only, without memory for its weights (on "meta")."""
@@ -388,15 +313,31 @@ class CellNetwork(nn.Module, ABC):
         return [cell.nodes.operations[key] for cell in cells for key in keys]
 
 
-def check_partial(partial: int, channels: int) -> None:
-    """Raise a `UserError` unless `channels` can be divided into `partial` equal parts."""
-    if isinstance(partial, bool) or not isinstance(partial, int) or partial < 1:
-        raise UserError(f"partial must be a whole number of at least 1, got {partial!r}")
-    if channels % partial:
-        raise UserError(
-            f"channels must be a multiple of partial, {partial}: the operations work on one of "
-            f"{partial} equal parts; got {channels}"
-        )
+def _factors(
+    values: Tensor, norms: Sequence[Sequence[Norm | None]], sizes: tuple[int, ...]
+) -> list[list[Factor]]:
+    """Return for each of some cells what its active operations are multiplied by.
+
+    Parameters
+    ----------
+    values : Tensor, shape (k,)
+        The coefficients.
+    norms : k closing norms, or None, for each of the cells
+    sizes : k sizes of these norms, the same in all the cells; 0 for None
+    """
+    factors: list[Factor] = list(values.unbind())
+    closing: dict[int, list[int]] = {}  # places with a closing norm, by its size
+    for k, size in enumerate(sizes):
+        if size:
+            closing.setdefault(size, []).append(k)
+    found = [list(factors) for _ in norms]
+    for closed in closing.values():
+        of_closed = torch.stack([factors[k] for k in closed])
+        rows = scaled([[row[k] for k in closed] for row in norms], of_closed)
+        for of_cell, row in zip(found, rows, strict=True):
+            for k, affine in zip(closed, row, strict=True):
+                of_cell[k] = affine
+    return found
 
 
 def train_affine(modules: nn.Module | Iterable[nn.Module], trainable: bool) -> None:

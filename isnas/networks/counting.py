@@ -31,7 +31,7 @@ def count_multiply_adds(network: CellNetwork, size: tuple[int, ...] = (32, 32)) 
     ----------
     network : CellNetwork
     size : tuple of int
-        What the network's `example` takes: for images their height and width in pixels.
+        The size that the network's `example` takes: for images their height and width in pixels.
     """
     shape = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, pooled
+from .core import Coefficients, Incoming
+from .images import ImageNetwork, Nodes, check_images, check_partial, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
-    check_images,
     conv_norm,
     convolution,
     reduce_norm,
@@ -52,7 +52,7 @@ class NetworkOptions(BaseOptions):
     closing_norm : {"none", "pooling", "all"}
         See `isnas.networks.operations.ClosingNorm`.
     partial : int
-        A super-net's operations work on one of so many equal parts of the channels, see `isnas.networks.core.Nodes`;
+        A super-net's operations work on one of so many equal parts of the channels, see `isnas.networks.images.Nodes`;
         1: on all of them.
 
     Raises
@@ -109,7 +109,7 @@ class Cell(nn.Module):
         self.concat = concat
 
     def forward(self, s0: Tensor, s1: Tensor, incoming: Incoming) -> Tensor:
-        """(B, c_prev_prev, H', W'), (B, c_prev, H, W) -> (B, len(concat) * channels, H / stride, W / stride)."""
+        """Map (B, c_prev_prev, H', W') and (B, c_prev, H, W) to (B, len(concat) * channels, H / stride, W / stride)."""
         inputs = [bring(s) for bring, s in zip(self.inputs, (s0, s1), strict=True)]
         states = self.nodes(inputs, incoming)
         return torch.cat([states[i] for i in self.concat], dim=1)
@@ -138,7 +138,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, classes)."""
+        """Map (B, c_in, H, W) to (B, classes)."""
         x = F.relu(x)
         if x.shape[2] == x.shape[3] and 6 <= x.shape[2] <= 10:
             # two windows of five at either end: stride 3 on CIFAR's 8x8, 2 on ImageNet's 7x7, as in DARTS
@@ -148,7 +148,7 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-class Network(CellNetwork):
+class Network(ImageNetwork):
     """Stem, cells, global pooling, linear classifier: the network of DARTS.
 
     Parameters
@@ -218,7 +218,7 @@ class Network(CellNetwork):
         drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor | Outputs:
-        """Run the network, see `CellNetwork.forward`.
+        """Run the network, see `ImageNetwork.forward`.
 
         Parameters
         ----------

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from ..runtime.errors import UserError
 from ..spaces.base import Place
 from .core import CellNetwork, Coefficients
 
@@ -37,13 +36,7 @@ def fold(supernet: CellNetwork, coefficients: Mapping[str, Coefficients]) -> Cel
     UserError
         When an active operation has no closing norm to absorb its coefficient, or works on some channels only.
     """
-    if getattr(supernet.options, "partial", 1) > 1:
-        raise UserError("fold needs a super-net that works on all channels (partial=1)")
-    if supernet.options.closing_norm != "all":
-        raise UserError(
-            "fold needs a super-net whose operations all end in a norm "
-            f'(closing_norm="all"), got closing_norm={supernet.options.closing_norm!r}'
-        )
+    supernet.check_foldable()
     places = {kind: coefficients[kind].places for kind in supernet.space.kinds}
     folded = extract(supernet, places)
     for kind in supernet.space.kinds:

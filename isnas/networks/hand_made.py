@@ -22,7 +22,7 @@ WIDEST = 1024
 
 @dataclass(frozen=True)
 class HandMadeOptions:
-    """What a network must know of its data.
+    """The facts of the data that shape a network.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class HandMade(nn.Module):
     def forward(
         self, x: Tensor, coefficients: None = None, *, drop_path_mask: None = None
     ) -> Tensor:
-        """(B, in_channels, H, W) -> (B, classes); it has no operations to choose or to drop."""
+        """Map (B, in_channels, H, W) to (B, classes); there are no operations to choose or to drop."""
         return self.body(x)
 
     def example(self, size: tuple[int, ...], device: torch.device | str) -> Tensor:
-        """Return an image of some size, without content, as `CellNetwork.example` does."""
+        """Return an image of some size, without content, as `ImageNetwork.example` does."""
         return torch.empty(1, self.options.in_channels, *size, device=device)
 
 
@@ -70,7 +70,7 @@ class BasicBlock(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride))."""
+        """Map (B, c_in, H, W) to (B, c_out, ceil(H / stride), ceil(W / stride))."""
         y = self.second(F.relu(self.first(x)))
         # every other pixel, the new channels zero
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
@@ -89,7 +89,7 @@ def resnet_20(width: int, options: HandMadeOptions, side: int = 32) -> HandMade:
         Channels at the beginning.
     options : HandMadeOptions
     side : int
-        Of the images, in pixels; it changes nothing.
+        Side of the images in pixels; it changes nothing.
     """
     stages = [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
     blocks = [
@@ -120,7 +120,7 @@ def mobilenet_v2(width: int, options: HandMadeOptions, side: int = 32) -> HandMa
         100 is the published network.
     options : HandMadeOptions
     side : int
-        Of the images, in pixels.
+        Side of the images in pixels.
     """
     from torchvision.models import MobileNetV2  # takes seconds to import: only where it is used
 

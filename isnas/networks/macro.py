@@ -39,19 +39,19 @@ from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
 from ..spaces.macro import MacroSpace
-from .core import CellNetwork, Coefficients, Term, pooled
+from .core import Coefficients, Term
+from .images import ImageNetwork, check_images, pooled
 from .operations import (
     BatchNorm,
     ClosingNorm,
     Operation,
-    check_images,
     conv_norm,
     convolution,
     reduce_norm,
 )
 
 Form = Literal["sum", "concatenation"]
-"""How a layer joins its operation with its skips: in the search, and in the final network."""
+"""The way a layer joins its operation with its skips: in the search, and in the final network."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,9 @@ class Join(nn.Module):
 class Layers(nn.Module):
     """The operations and skips of all layers, by their places' keys: all that a code has coefficients for."""
 
-    def __init__(self, operations: Mapping[str, nn.Module], channels: int) -> None:
+    def __init__(self, operations: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.operations = nn.ModuleDict(operations)
-        self.worked = channels
 
 
 class Body(nn.Module):
@@ -130,7 +129,7 @@ class Body(nn.Module):
         self.nodes = nodes
 
 
-class MacroNetwork(CellNetwork):
+class MacroNetwork(ImageNetwork):
     """A network of layers; see the module for its mathematics.
 
     Parameters
@@ -186,11 +185,11 @@ class MacroNetwork(CellNetwork):
                 if primitive in space.skips
                 else operation(primitive, width, options)
             )
-        self.cells = nn.ModuleList([Body(Layers(operations, options.channels))])
+        self.cells = nn.ModuleList([Body(Layers(operations))])
         self.classifier = nn.Linear(c, options.classes, bias=False)
 
     def blocks(self) -> tuple[nn.Module, ...]:
-        """Return the stem and what ends each layer but the first, see `CellNetwork.blocks`."""
+        """Return the stem and what ends each layer but the first, see `ImageNetwork.blocks`."""
         return (self.stem, *(join.norm for join in self.joins[1:]))
 
     def forward(
@@ -201,7 +200,7 @@ class MacroNetwork(CellNetwork):
         drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
-        """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        """Run the network, see `ImageNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
         (incoming,) = self.incoming(coefficients, drop_path_mask)
         last_reader = [0] * (len(incoming) + 1)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from ..runtime.options import BaseOptions
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Nodes, check_partial, only_kind, pooled
-from .operations import BatchNorm, ClosingNorm, check_images, conv_norm, convolution
+from .core import Coefficients, Incoming, only_kind
+from .images import ImageNetwork, Nodes, check_images, check_partial, pooled
+from .operations import BatchNorm, ClosingNorm, conv_norm, convolution
 
 STAGES = 3
 
@@ -63,7 +64,7 @@ class Cell(nn.Module):
         self.nodes = nodes
 
     def forward(self, x: Tensor, incoming: Incoming) -> Tensor:
-        """(B, channels, H, W) -> the same shape."""
+        """Map (B, channels, H, W) to the same shape."""
         return self.nodes([x], incoming)[-1]
 
 
@@ -84,17 +85,17 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(pool, convolution(c_in, c_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2))."""
+        """Map (B, c_in, H, W) to (B, c_out, ceil(H / 2), ceil(W / 2))."""
         return self.body(x) + self.shortcut(x)
 
 
-class NASBench201Network(CellNetwork):
+class NASBench201Network(ImageNetwork):
     """Stem, three stages of cells, global pooling, linear classifier.
 
     Parameters
     ----------
     space, places, concat, options
-        See `CellNetwork`; the space must have one kind of cell with one input.
+        See `ImageNetwork`; the space must have one kind of cell with one input.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class NASBench201Network(CellNetwork):
         self.classifier = nn.Linear(c, options.classes)
 
     def blocks(self) -> tuple[nn.Module, ...]:
-        """Return the stem, the cells of a stage, the residual block behind it, and so on, see `CellNetwork.blocks`."""
+        """Return the stem, the cells of a stage, the residual block behind it, and so on, see `ImageNetwork.blocks`."""
         found: list[nn.Module] = [self.stem]
         for stage in range(STAGES):
             if stage > 0:
@@ -139,7 +140,7 @@ class NASBench201Network(CellNetwork):
         drop_path_mask: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> Tensor:
-        """Run the network, see `CellNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
+        """Run the network, see `ImageNetwork.forward`: (B, in_channels, H, W) -> (B, classes)."""
         check_images(x, self.options.in_channels)
         incoming = self.incoming(coefficients, drop_path_mask)
         x = self.stem(x)

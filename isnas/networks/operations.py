@@ -1,9 +1,4 @@
-"""The candidate operations, built so that a coefficient costs nothing.
-
-An operation is a body followed by a *closing* batch norm. The coefficient c of a place is applied inside that norm,
-``gamma <- c gamma, beta <- c beta``, which is `c * operation(x)` exactly. So the coefficient needs no pass over the
-feature map of its own and saves no activation, and folding is the same product carried out for good. The products of
-many operations are taken together (`scaled`): where a GPU waits for the next kernel, two for each would cost a layer.
+"""The candidate operations of networks of images: a body, often with a closing batch norm, see `isnas.networks.core`.
 
 Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)) out.
 """
@@ -11,17 +6,17 @@ Shapes: (B, channels, H, W) in, (B, channels, ceil(H / stride), ceil(W / stride)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.errors import UserError, short
 from ..runtime.processes import synchronised_batch_norm
 from ..spaces.base import Space
+from .core import Affine, Closed, Factor, Norm
 
 ClosingNorm = Literal["none", "pooling", "all"]
 """Which operations that hold no convolution are closed by a batch norm, too: none (DARTS's and the two-stage evaluation
@@ -32,30 +27,7 @@ BYPASS = "bypass"
 only (PC-DARTS, arXiv 1907.05737): as they are, or max-pooled 2x2 where the stride is 2. No genotype has it."""
 
 
-def check_images(x: Tensor, channels: int) -> None:
-    """Raise a `UserError` unless x is a batch of images of so many channels, ready for a network."""
-    if isinstance(x, fx.Proxy):  # while the network is traced
-        return
-    if not isinstance(x, Tensor):
-        raise UserError(f"images must be a tensor of shape (B, {channels}, H, W), got {short(x)}")
-    if torch.jit.is_tracing():  # there sizes are tensors
-        return
-    if x.dim() != 4 or x.shape[1] != channels:
-        one = "; a single image x is the batch x[None]" if x.dim() == 3 else ""
-        raise UserError(f"images must be of shape (B, {channels}, H, W), got {(*x.shape,)}{one}")
-    if not x.is_floating_point():
-        raise UserError(f"images must be floating-point and normalised, got {x.dtype}")
-
-
-Affine = tuple[Tensor, Tensor]
-"""The affine part of a batch norm, gamma and beta, shapes (channels,)."""
-
-Factor = Tensor | Affine | None
-"""By what an operation multiplies its output: without a closing norm a coefficient, a 0-d tensor; with one the norm's
-affine part times the coefficient. None: by nothing."""
-
-
-class BatchNorm(nn.BatchNorm2d):
+class BatchNorm(nn.BatchNorm2d, Norm):
     """Batch norm that can be run with another affine part than its own.
 
     Where it is `synchronised`, its statistics in training are those of all processes' images.
@@ -90,46 +62,6 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer norm over the last dimension that can be run with another affine part than its own."""
-
-    @property
-    def num_features(self) -> int:
-        """Its size, by the name that it has in `BatchNorm`."""
-        return self.normalized_shape[0]
-
-    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
-        """Return layer_norm(x), with its own affine part by default."""
-        weight, bias = (self.weight, self.bias) if affine is None else affine
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
-
-
-Norm = BatchNorm | LayerNorm
-"""What closes an operation: it takes up a coefficient in its affine part."""
-
-
-def scaled(norms: Sequence[Sequence[Norm]], coefficients: Tensor) -> list[list[Affine]]:
-    """Return the affine parts of norms times coefficients, by a handful of operations however many there are.
-
-    Parameters
-    ----------
-    norms : k norms for each of some cells, all with the same number of channels
-    coefficients : Tensor, shape (k,)
-
-    Returns
-    -------
-    list of list of Affine
-        For each cell and coefficient.
-    """
-    flat = [norm for row in norms for norm in row]
-    parts = torch.stack([norm.weight for norm in flat] + [norm.bias for norm in flat])
-    products = parts.view(2, len(norms), len(coefficients), -1) * coefficients[:, None]
-    weights, biases = products.flatten(1, 2).unbind()
-    k = len(coefficients)
-    pairs = list(zip(weights.unbind(), biases.unbind(), strict=True))
-    return [pairs[i : i + k] for i in range(0, len(pairs), k)]
-
-
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Keep the batch norms' gathered statistics as they are inside the block, in training mode, too."""
@@ -148,32 +80,6 @@ def synchronise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.synchronised = True
-
-
-class Closed(nn.Module):
-    """What may end in a norm, which then takes its coefficient.
-
-    Attributes
-    ----------
-    norm : nn.Module or None
-        With a weight and a bias.
-    """
-
-    norm: nn.Module | None
-
-    @torch.no_grad()
-    def absorb(self, coefficient: Tensor) -> None:
-        """Multiply its output by a coefficient, 0-d, for good.
-
-        Raises
-        ------
-        UserError
-            When it has no closing norm.
-        """
-        if self.norm is None:
-            raise UserError("an operation without a closing norm cannot absorb a coefficient")
-        self.norm.weight.mul_(coefficient)
-        self.norm.bias.mul_(coefficient)
 
 
 class Operation(Closed):
@@ -225,7 +131,7 @@ class StridedPointwise(nn.Conv2d):
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, ceil(H / step), ceil(W / step))."""
+        """Map (B, c_in, H, W) to (B, c_out, ceil(H / step), ceil(W / step))."""
         return super().forward(F.avg_pool2d(x, 1, self.step))
 
 
@@ -260,7 +166,7 @@ def conv_norm(c_in: int, c_out: int, kernel: int, *, stride: int = 1) -> nn.Sequ
 
 
 def relu_conv_norm(c_in: int, c_out: int) -> nn.Sequential:
-    """ReLU, 1x1 convolution, batch norm: brings a cell's input to the cell's number of channels."""
+    """Return ReLU, 1x1 convolution and batch norm: they bring a cell's input to the cell's number of channels."""
     return nn.Sequential(nn.ReLU(), *conv_norm(c_in, c_out, 1))
 
 
@@ -277,7 +183,7 @@ class FactorizedReduce(nn.Module):
         self.conv_2 = convolution(c_in, c_out - c_out // 2, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2))."""
+        """Map (B, c_in, H, W) to (B, c_out, ceil(H / 2), ceil(W / 2))."""
         x = self.relu(x)
         # odd sizes: a row or column of zeros, so that both halves have the same shape
         shifted = F.pad(x, (-1, x.shape[3] % 2, -1, x.shape[2] % 2))
@@ -285,7 +191,7 @@ class FactorizedReduce(nn.Module):
 
 
 def reduce_norm(c_in: int, c_out: int, activated: bool = True) -> nn.Sequential:
-    """`FactorizedReduce` and batch norm."""
+    """Return `FactorizedReduce` and batch norm."""
     return nn.Sequential(FactorizedReduce(c_in, c_out, activated), BatchNorm(c_out))
 
 

@@ -30,8 +30,7 @@ from torch.nn import functional as F
 from ..runtime.options import BaseOptions
 from ..runtime.processes import part_of, processes, rank
 from ..spaces.base import Place, Space
-from .core import CellNetwork, Coefficients, Incoming, Term, only_kind
-from .operations import Affine, Closed, LayerNorm
+from .core import Affine, CellNetwork, Closed, Coefficients, Incoming, Norm, Term, only_kind
 
 INIT_RANGE = 0.04
 """Initial weights are uniform in [-0.04, 0.04] (DARTS)."""
@@ -105,19 +104,19 @@ class RecurrentOptions(BaseOptions):
 
 
 class Masks(NamedTuple):
-    """What dropout multiplies by while the network reads a piece of text; None: by nothing."""
+    """Factors of dropout while the network reads a piece of text; None stands for no factor."""
 
     words: Tensor | None = None
-    """Of the embedding's rows, shape (vocabulary, 1)."""
+    """Mask of the embedding's rows, shape (vocabulary, 1)."""
     embedding: Tensor | None = None
-    """Of the embedded words, shape (B, H), as the others."""
+    """Mask of the embedded words, shape (B, H), as the others."""
     input: Tensor | None = None
     hidden: Tensor | None = None
     output: Tensor | None = None
 
 
 class Prediction(NamedTuple):
-    """What the network makes of a piece of text: T time steps of B streams."""
+    """Output of the network for a piece of text: T time steps of B streams."""
 
     logits: Tensor
     """Scores of the next word before the softmax, shape (T, B, vocabulary)."""
@@ -129,8 +128,22 @@ class Prediction(NamedTuple):
     """The same after dropout."""
 
 
+class LayerNorm(nn.LayerNorm, Norm):
+    """Layer norm over the last dimension that can be run with another affine part than its own."""
+
+    @property
+    def num_features(self) -> int:
+        """Size of the norm, by the name that norms have in `isnas.networks.core.Norm`."""
+        return self.normalized_shape[0]
+
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
+        """Return layer_norm(x), with its own affine part by default."""
+        weight, bias = (self.weight, self.bias) if affine is None else affine
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class Activation(Closed):
-    """What stands at a place: an activation, its closing norm if it has one, and its matrix if that is its own.
+    """The operation at a place: an activation, its closing norm if it has one, and its matrix if it has its own.
 
     Parameters
     ----------
@@ -160,7 +173,7 @@ class RecurrentNodes(nn.Module):
 
     def __init__(self, space: Space, places: Iterable[Place], options: RecurrentOptions) -> None:
         super().__init__()
-        self.worked = options.width
+        self.width = options.width
         own = options.matrices == "place"
         self.weights = None
         if not own:
@@ -251,7 +264,7 @@ class RecurrentCell(nn.Module):
 
     def __init__(self, nodes: RecurrentNodes, concat: tuple[int, ...]) -> None:
         super().__init__()
-        self.weight = _matrix(2 * nodes.worked, 2 * nodes.worked)
+        self.weight = _matrix(2 * nodes.width, 2 * nodes.width)
         self.nodes = nodes
         self.concat = concat
 
@@ -259,7 +272,7 @@ class RecurrentCell(nn.Module):
         self, x: Tensor, hidden: Tensor, incoming: Incoming, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Go through time: inputs, masked, (T, B, H) and h (B, H) -> all h (T, B, H) and the last one."""
-        width = self.nodes.worked
+        width = self.nodes.width
         # of all time steps at once
         from_input = x @ self.weight[:width]
         of_hidden = self.weight[width:]

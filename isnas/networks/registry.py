@@ -33,7 +33,7 @@ class Family:
     quick : mapping of str to values
         A shape that trains in minutes on two cores, for the default of commands.
     roles : mapping of str to mapping
-        What a super-net's shape has to be for a role: ``search``, to find an architecture; ``fold``, to be folded.
+        Options that a super-net must have for a role: ``search``, to find an architecture; ``fold``, to be folded.
     """
 
     network: type[CellNetwork]

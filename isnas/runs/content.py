@@ -1,4 +1,4 @@
-"""What the files of a run directory hold, file by file; see `isnas.runs.directory` for what they are for."""
+"""The form of each file of a run directory; `isnas.runs.directory` says what the files are for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..runtime.forms import (
     Text,
     Whole,
 )
+from ..tasks.registry import TASKS
 
 NAME = Text(longest=200, least=1)
 """A name, such as that of a part."""
@@ -24,10 +25,9 @@ NAME = Text(longest=200, least=1)
 TEXT = Text(longest=1_000_000)
 
 MEASURES: dict[str, Form] = {
-    "_accuracy": Number(0, 1),
     "_loss": Number(loose=True),
-    "_perplexity": Number(0, loose=True),
     "_seconds": Number(0),
+    **{f"_{task.measure.name}": task.measure.form for task in TASKS.values()},
 }
 """Measures by the ends of their names."""
 
@@ -48,15 +48,11 @@ DATA = Record(
         "source": Text(longest=4096),
         "train": Whole(),
         "test": Whole(),
-        "size": List(Whole(1), least=1, most=4),
-        "classes": List(Text(longest=1000), most=1_000_000),
-        "mean": List(Number(), most=1000),
-        "std": List(Number(), most=1000),
-        "crop": Text(choices=("pad", "resized")),
+        **{name: form for task in TASKS.values() for name, form in task.description.items()},
     },
     others=ANYTHING,
 )
-"""What `isnas.tasks.base.Task.describe` returns."""
+"""The form of what `isnas.tasks.base.Task.describe` returns."""
 
 CONFIG = Record(
     needed={"command": NAME, "options": OPTIONS},

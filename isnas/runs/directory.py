@@ -48,7 +48,7 @@ LINES = {"metrics": "metrics.jsonl", "times": "times.jsonl"}
 """Names of the files that grow line by line."""
 
 EXAMINATION = "examination-"
-"""What the name of a file with exhibits of a part's test begins with."""
+"""Beginning of the name of a file with exhibits of a part's test."""
 
 _CHECKPOINT_NAME, _RECOVERY_NAME = r"\d{8,12}\.pt", r"\d{6,12}\.npz"
 
@@ -61,7 +61,7 @@ _WITHOUT_TRAINING = {
     "cells.svg",
     "tensorboard",
 }
-"""What there may be when a run was killed before it had begun, or while it was discarded."""
+"""The names that can be left when a run was killed before it had begun, or while it was discarded."""
 
 
 def checkpoint_names(folder: Folder) -> list[str]:
@@ -87,7 +87,7 @@ def check_is_run(folder: Folder) -> None:
 
 
 def has_not_begun(folder: Folder) -> bool:
-    """Whether a directory is what a run leaves that was killed before it had a config.json: nothing of worth."""
+    """Return whether a run here was killed before it had a config.json: there is nothing of worth in its directory."""
     names = {name for name in folder.names() if not re.fullmatch(TEMPORARY, name)}
     locked = LOCK in names and names <= _WITHOUT_TRAINING
     made = names <= {"codes", "checkpoints"} and not folder.names("codes")
@@ -414,7 +414,7 @@ class Follower(Run):
     directory : Path
         On the machine that writes.
     config, results : dict
-        Of the run.
+        Contents of the run's files.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:

@@ -168,7 +168,7 @@ def from_scratch(genotype: Genotype, recipe: Composition, task: Task, data: Any)
     ----------
     genotype : Genotype
     recipe : Composition
-        Of the parts `network`, `regularization` and `runtime`.
+        Options with the parts `network`, `regularization` and `runtime`.
     task : Task
     data
         The task's data set.

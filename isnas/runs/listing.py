@@ -1,4 +1,4 @@
-"""What runs there are below a directory: a few small reads for each, and none that a damaged one could stop."""
+"""List the runs below a directory: a few small reads for each, and none that a damaged run could stop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAIL = 2**16
 State = Literal["finished", "interrupted", "running", "damaged"]
 
 LIST_ERRORS = (UserError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading a damaged directory may raise."""
+"""The errors that reading a damaged directory may raise."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Listed:
     seconds_ago : float
         Since something was last written.
     problem : str
-        What is damaged, if anything.
+        The damage, if there is any.
     """
 
     path: str

@@ -163,11 +163,11 @@ class EpochDone(NamedTuple):
     means: dict[str, float]
     """The means of the metrics of its steps."""
     metrics: dict[str, Any]
-    """What the stage says of the epoch."""
+    """The stage's metrics of the epoch."""
 
 
 class CheckpointDue(NamedTuple):
-    """It is time to write the stage's state; the stage stands where it would go on."""
+    """A request to write the stage's state now; the stage stands where it would go on."""
 
     sums: dict[str, float]
     """Sums of the metrics of the present epoch's steps: a part of the state."""
@@ -197,9 +197,9 @@ def loop(
     ----------
     stage : Stage
     run : Run or NoRun, optional
-        What the stage writes its own records to at the end of an epoch.
+        The run that the stage writes its own records to at the end of an epoch.
     sums : dict, optional
-        Of a `CheckpointDue` to go on from.
+        Sums of a `CheckpointDue` to go on from.
     flush_steps : int
         Read metrics off the device after so many steps; 0: at the end of an epoch only.
     checkpoint_steps : int
@@ -319,7 +319,7 @@ class Recorder:
     ----------
     run : Run
     name : str
-        Of the part.
+        Name of the part.
     stage : Stage
     spent : float
         Seconds that the present epoch took before it was interrupted.
@@ -358,7 +358,7 @@ class Reporter:
     Parameters
     ----------
     name : str
-        Of the part.
+        Name of the part.
     stage : Stage
     progress : Progress
     """
@@ -398,7 +398,7 @@ def execute(
     parts : list of Part
         Parts with results in `run.results` are done already.
     checkpoint : dict, optional
-        What `Run.reopen` returned, to go on from it.
+        The result of `Run.reopen`, to go on from it.
     checkpoint_steps : int
         Write a checkpoint every so many steps; 0: at the ends of epochs only.
     progress : Progress, optional

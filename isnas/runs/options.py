@@ -10,7 +10,7 @@ from ..runtime.options import BaseOptions
 
 @dataclass(frozen=True)
 class RuntimeOptions(BaseOptions):
-    """How a run is carried out.
+    """Options of carrying out a run.
 
     Parameters
     ----------
@@ -21,9 +21,9 @@ class RuntimeOptions(BaseOptions):
     threads : int
         CPU threads; 0: PyTorch's number, but 1 for samples as tiny as digits, where threads only wait for each other.
     sync_batch_norm : bool
-        Whether batch norm takes the statistics of all processes' images, where several train together (torchrun).
+        Whether batch norm takes the statistics of all processes' samples, where several train together (torchrun).
     precision : {"float32", "bfloat16"}
-        What convolutions and products compute in while training; weights, statistics, codes and tests stay float32.
+        Number format of convolutions and products while training; weights, statistics, codes and tests stay float32.
         bfloat16 is for GPUs: feature maps take half the memory. On a CPU it can be slower than float32. In float32 a
         GPU's convolutions may round their factors to TF32, PyTorch's default.
     layout : {"fastest", "channels-last", "contiguous"}

@@ -25,9 +25,9 @@ from ..spaces import from_json
 from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
 from ..tasks import exhibits
-from ..tasks.base import Measure
+from ..tasks.base import Measure, Task
 from ..tasks.exhibits import Exhibit
-from ..tasks.registry import task_named
+from ..tasks.registry import FIRST, task_named
 from .content import CONFIG, METRICS, RESULTS, TIMES
 from .directory import (
     CONFIG_FILE,
@@ -67,7 +67,7 @@ class Trajectory:
     support : ndarray of int, shape (R, s)
         Indices of the active candidates, ascending; s is their largest number, and -1 stands where there are fewer.
     coefficients : ndarray, shape (R, s)
-        What the network really ran right after the recovery; nan where there are fewer.
+        The coefficients that the network ran right after the recovery; nan where there are fewer.
     residual, residual_cut : ndarray, shape (R,)
         ||A z - b|| and ||A z_S - b||.
     gap : ndarray, shape (R,)
@@ -118,7 +118,7 @@ class Trajectory:
 
     @property
     def replaced(self) -> np.ndarray:
-        """How many places of the support were not in the one before, shape (R,); 0 at the first recovery."""
+        """Number of places of the support that were not in the one before, shape (R,); 0 at the first recovery."""
         found = [0]
         for before, now in zip(self.support[:-1], self.support[1:], strict=True):
             found.append(len(set(now.tolist()) - set(before.tolist()) - {-1}))
@@ -142,7 +142,7 @@ class Trajectory:
 
 
 class RunRecord:
-    """What a run has written so far. Files are read when they are asked for, once: open it again to see more.
+    """The record of a run so far. Files are read when they are asked for, once: open it again to see more.
 
     Parameters
     ----------
@@ -187,14 +187,18 @@ class RunRecord:
         return self.config.get("method", self.command)
 
     @property
+    def task(self) -> Task:
+        """The task of this run."""
+        return task_named((self.config.get("data") or {}).get("task", FIRST))
+
+    @property
     def measure(self) -> Measure:
-        """What says how good a network of this run is."""
-        name = (self.config.get("data") or {}).get("task", "images")
-        return task_named(name).measure
+        """The measure of how good a network of this run is."""
+        return self.task.measure
 
     @property
     def status(self) -> Literal["finished", "running", "broken off"]:
-        """Whether all parts have results; if not, whether a process on this machine is writing them."""
+        """State of the run: finished when all parts have results, else running or broken off."""
         expected = self.config.get("parts")
         if expected is not None and set(expected) <= set(self.results):
             return "finished"
@@ -209,7 +213,7 @@ class RunRecord:
 
     @cached_property
     def exhibits(self) -> dict[str, tuple[Exhibit, ...]]:
-        """What tests have shown beside their measures, by part; of parts whose task shows nothing there is none."""
+        """Exhibits of the tests beside their measures, by part; a part whose task shows nothing is not there."""
         found = {}
         for part in self.results:
             name = f"{EXAMINATION}{part}.json"

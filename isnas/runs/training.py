@@ -182,7 +182,7 @@ class Training(Stage):
     ----------
     network : CellNetwork
     recipe : Composition
-        Of the parts `optimizer`, `regularization` and `runtime`.
+        Options with the parts `optimizer`, `regularization` and `runtime`.
     task : Task
     data
         The task's data set.

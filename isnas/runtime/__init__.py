@@ -1,1 +1,1 @@
-"""What every part stands on: errors, files, randomness, processes, progress, memory. No science."""
+"""The ground of every other part: errors, files, randomness, processes, progress, memory. No science."""

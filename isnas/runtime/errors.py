@@ -1,4 +1,4 @@
-"""What a user's mistake raises. The command prints it as one line, without a traceback."""
+"""Errors for a user's mistakes. The command prints them as one line, without a traceback."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ class Folder:
             return file
 
     def is_locked(self, name: str) -> bool:
-        """Whether a process has the lock of this name."""
+        """Return whether a process has the lock of this name."""
         if fcntl is None or self.size(name) is None:
             return False
         with _reported(self.path / name, "read"), open(self._open(name, os.O_RDONLY), "rb") as file:

@@ -42,7 +42,7 @@ def check(data: Any, form: Form, where: str) -> Any:
     Parameters
     ----------
     data
-        What was read.
+        The value that was read.
     form : Form
     where : str
         The file, and the line where it has several, for the message.
@@ -60,12 +60,12 @@ def check(data: Any, form: Form, where: str) -> Any:
 
 
 class Form(ABC):
-    """What a value may be: what data are compared with."""
+    """The form of a value, which data are compared with."""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """What is expected, such as "a number"."""
+        """The expectation in words, such as "a number"."""
 
     @abstractmethod
     def check(self, value: Any, at: At = ()) -> None:
@@ -193,7 +193,7 @@ class Optional(Form):
     Parameters
     ----------
     form : Form
-        Of the something else.
+        Form of a value that is not None.
     """
 
     form: Form
@@ -233,7 +233,7 @@ class Either(Form):
 
 @dataclass(frozen=True)
 class Both(Form):
-    """What is of several forms at once.
+    """Several forms that a value must have at once.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ class Mapping(Form):
     Parameters
     ----------
     each : Form
-        Of its values.
+        Form of its values.
     """
 
     each: Form
@@ -327,13 +327,13 @@ class Record(Form):
     Parameters
     ----------
     needed : mapping of str to Form
-        What must be there.
+        Forms of the names that must be there.
     known : mapping of str to Form
-        What may be there.
+        Forms of the names that may be there.
     endings : mapping of str to Form
-        What else names with these endings stand for.
+        Forms of other names with these endings.
     others : Form or None
-        What all other names stand for; None: there must be none.
+        Form of all other names; None: there must be none.
     """
 
     needed: AnyMapping[str, Form] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""How much memory a piece of work needs: at most, and for the backward pass."""
+"""Memory that a piece of work needs: its peak, and what is kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def saved_bytes(forward: Callable[[], Tensor], kept: Iterable[Tensor] = ()) -> i
     forward : callable
         The forward pass; returns a tensor that needs a gradient.
     kept : iterable of Tensor
-        What is in memory anyway, such as weights and images, and does not count.
+        Tensors that are in memory anyway, such as weights and images, and do not count.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in kept}
     saved: dict[int, torch.UntypedStorage] = {}
@@ -41,7 +41,7 @@ def saved_bytes(forward: Callable[[], Tensor], kept: Iterable[Tensor] = ()) -> i
 
 @dataclass
 class Peak:
-    """What `peak_memory` found.
+    """Result of `peak_memory`.
 
     Parameters
     ----------

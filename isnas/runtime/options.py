@@ -232,7 +232,7 @@ class Composition:
     schema : Schema
     parts : mapping of str to BaseOptions, Composition or None
     chosen : mapping of str to values
-        What was given, by flat name.
+        The given values, by flat name.
     """
 
     def __init__(self, schema: Schema, parts: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:

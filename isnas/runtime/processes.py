@@ -35,7 +35,7 @@ from .parent import stop_with_parent
 T = TypeVar("T")
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells its processes."""
+"""The environment variables by which torchrun informs its processes."""
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients are sent in buckets of this size, as DistributedDataParallel does."""
@@ -99,7 +99,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Return whether this process is the one that writes and prints."""
     return rank() == 0
 
 
@@ -179,7 +179,7 @@ def on_first(function: Callable[[], Any]) -> None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is true on any process."""
+    """Return whether the flag is true on any process."""
     if processes() == 1:
         return flag
     value = torch.tensor(int(flag))
@@ -262,7 +262,7 @@ def _put(flat: Tensor, bucket: list[Tensor]) -> None:
 
 
 def once(text: str) -> bool:
-    """Whether this process is the first of all to say this: what all would say is said once."""
+    """Return whether this process is the first of all to say this text: a text that all would print is printed once."""
     if processes() == 1:
         return True
     if _store is None:

@@ -1,4 +1,4 @@
-"""What a long command shows: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of a long command: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 

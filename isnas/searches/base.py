@@ -57,7 +57,7 @@ RECURRENT_PAPER = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a search is given.
+    """The material of a search: space, task, data, device and options.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Setting:
         The task's data set. A search does not touch what is held out for the test.
     device : torch.device
     options : Composition
-        Of the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
+        Options with the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
     target : optional
         The shape of the network that is made of what is found, which limits are about; by default the search's.
     """
@@ -92,7 +92,7 @@ class Search(Stage):
     Attributes
     ----------
     method_options : type of BaseOptions
-        Of the method's own constants.
+        The class of the method's own constants.
     defaults : dict
         Defaults of options, by flat name, where they are not the classes'.
     defaults_in : dict of str to dict
@@ -198,13 +198,13 @@ class SupernetSearch(Search):
         The super-net.
     weights : WeightTrainer
     train_feed, valid_feed : Feed
-        Of the two parts of the data.
+        Batches of the two parts of the data.
     """
 
     defaults: ClassVar[dict[str, Any]] = {"min_learning_rate": 0.001}
     defaults_in: ClassVar[dict[str, dict[str, Any]]] = {"recurrent": RECURRENT}
     role: ClassVar[str] = "search"
-    """What the super-net is for: a role that its family of networks knows."""
+    """The role of the super-net, one that its family of networks knows."""
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(setting)

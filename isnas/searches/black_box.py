@@ -38,10 +38,10 @@ CHILDREN = {
     "drop_path": 0.0,
     "auxiliary_weight": 0.0,
 }
-"""How the children of the presets `paper` are trained: plainly, and briefly, in the searches' size."""
+"""Training of the children of the presets `paper`: plain and short, in the size of the searches."""
 
 CHILDREN_201 = {**EVALUATION_PRESETS["paper"]["nasbench201"], "epochs": 12, "architectures": 100}
-"""How those in NAS-Bench-201 are trained: as the benchmark's for 12 epochs, which is what its searches without shared
+"""Training of children in NAS-Bench-201: as the benchmark's for 12 epochs, which is what its searches without shared
 weights see. They have a limit of 12,000 seconds of such trainings by the table; a hundred is ours."""
 
 Proposer = Generator[Genotype, float, None]
@@ -84,7 +84,7 @@ class GridOptions(BlackBoxOptions):
     primitives : tuple of str
         Operations of the grid; empty: all of the space.
     wirings : tuple of str
-        What nodes read: inputs (the cell's first states), latest (the states just before the node), or both.
+        The states that nodes read: inputs (the cell's first states), latest (those just before the node), or both.
     """
 
     primitives: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ class ReinforceOptions(BlackBoxOptions):
     Parameters
     ----------
     policy : {"lstm", "softmax"}
-        What draws architectures: a recurrent controller, or independent logits of all decisions.
+        The source of architectures: a recurrent controller, or independent logits of all decisions.
     policy_learning_rate : float
         Learning rate of the policy (Adam).
     policy_batch : int
@@ -187,7 +187,7 @@ class ReinforceOptions(BlackBoxOptions):
     entropy_weight : float
         Weight of the policy's entropy in the reward.
     baseline_decay : float
-        Of the moving average that rewards are compared with.
+        Decay of the moving average that rewards are compared with.
     baseline_start : {"zero", "first", "corrected"}
         Where that average begins: at 0, or at the first reward; corrected: it is that of all rewards so far, with the
         present one, see `isnas.codes.controller.Reinforce`.

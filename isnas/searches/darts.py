@@ -38,7 +38,7 @@ from .base import RECURRENT_PAPER, Setting, SupernetSearch, check_s
 NamedWeights = Mapping[str, Tensor]
 
 ADAM_BETAS = (0.5, 0.999)
-"""Of the architecture's Adam (DARTS)."""
+"""Betas of Adam for the architecture (DARTS)."""
 
 RADIUS = 0.01
 """Length of the step of the central differences (DARTS)."""
@@ -98,7 +98,7 @@ class DartsSearch(SupernetSearch):
     Parameters
     ----------
     supernet : CellNetwork
-        Of the space that `supernet_space` returns.
+        A super-net of the space that `supernet_space` returns.
     setting : Setting
 
     Raises
@@ -338,7 +338,7 @@ def mixed_product(
     Returns
     -------
     list of Tensor
-        Of the shapes that `gradient` returns.
+        Tensors of the shapes that `gradient` returns.
     """
     norm = torch.stack([part.norm() for part in vector.values()]).norm()
     epsilon = radius / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)  # zero for v = 0

@@ -24,7 +24,7 @@ from .base import RECURRENT, RECURRENT_PAPER, Setting
 from .path_search import PathOptions, PathSearch
 
 BETAS, EPSILON = (0.0, 0.999), 1e-3
-"""Of the controller's Adam: those of the published code (``src/utils.py``), not of the paper's text."""
+"""Constants of Adam for the controller: those of the published code (``src/utils.py``), not of the paper's text."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class EnasOptions(PathOptions):
     controller_steps : int
         REINFORCE steps of the controller after each epoch.
     samples : int
-        Architectures in such a step; each is rewarded with its accuracy on a batch of its own.
+        Architectures in such a step; each is rewarded with its value on a batch of its own, see `Task.reward`.
     final_samples : int
         Architectures that are sampled and scored in the end; one sampled twice is scored once.
     controller_learning_rate : float
-        Of the controller (Adam).
+        Learning rate of the controller (Adam).
     baseline_decay : float
-        Of the moving average of rewards, which is subtracted from them.
+        Decay of the moving average of rewards, which is subtracted from them.
     entropy_weight : float
-        Weight of the policy's entropy beside the accuracy.
+        Weight of the policy's entropy beside the reward.
     controller_hidden : int
         Units of the LSTM.
     temperature : float
@@ -114,7 +114,7 @@ class EnasSearch(PathSearch):
     """Search of a genotype by a controller and a super-net that learn in turn.
 
     In every step an architecture sampled from the controller trains the weights on a batch of the first half. After
-    every epoch the controller takes REINFORCE steps; the reward is the accuracy of a sampled architecture with the
+    every epoch the controller takes REINFORCE steps; the reward is the value of a sampled architecture with the
     shared weights, which rest, on a batch of the second half, unvaried.
 
     Attributes
@@ -276,13 +276,13 @@ class EnasSearch(PathSearch):
 
     def score_candidates(self) -> None:
         """Sample the last architectures and score them."""
-        images = list(self.validation(self.options.method.validation_amount).epoch(0))
+        batches = list(self.validation(self.options.method.validation_amount).epoch(0))
         self.scores.clear()
         for i in range(self.options.method.final_samples):
             with torch.no_grad():
                 genotype = self.choices.genotype(self.sample("final sample", i).chosen)
             if genotype not in self.scores:
-                self.scores[genotype] = self.score(genotype, images)
+                self.scores[genotype] = self.score(genotype, batches)
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
         return {**self.train_controller(), **super().end_epoch(run)}

@@ -33,7 +33,7 @@ from .black_box import CHILDREN, BlackBoxOptions, ChildrenSearch
 
 
 class Job(NamedTuple):
-    """What is to be done next."""
+    """The next piece of work."""
 
     child: int
     until: int
@@ -191,7 +191,7 @@ class HalvingSearch(ChildrenSearch):
     Attributes
     ----------
     job : Job
-        What is done now.
+        The work that is done now.
     judged : list of (Job, float)
         The jobs that are done, and the children's values of the measure then.
     """

@@ -40,7 +40,7 @@ from .base import Setting, SupernetSearch
 from .sparse_search import code_optimizer
 
 Phase = Literal["joint", "masks", "fine-tuning"]
-"""What HM-NAS does in turn."""
+"""The phases that HM-NAS goes through in turn."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class HmNasOptions(BaseOptions):
     init_scale : float
         Standard deviation of the initial architecture weights.
     code_learning_rate : float
-        Of the architecture weights alpha and beta (Adam).
+        Learning rate of the architecture weights alpha and beta (Adam).
     code_weight_decay : float
-        Of the architecture weights alpha and beta.
+        Weight decay of the architecture weights alpha and beta.
     mask_init : float
         Initial value of the real-valued masks.
     mask_threshold : float
         A mask is on above this.
     mask_learning_rate : float
-        Of the masks (Adam).
+        Learning rate of the masks (Adam).
     fine_tuning_learning_rate : float
-        Of the found network's weights (SGD); it falls to 0 along a half cosine.
+        Learning rate of the found network's weights (SGD); it falls to 0 along a half cosine.
     """
 
     least: ClassVar[dict[str, float]] = {

@@ -285,7 +285,7 @@ class OneStageTraining(SparseSearch):
         }
 
     def _settled(self, node: NodeRecovery, cut: Tensor) -> bool:
-        """Whether a node has stopped moving; `cut` is what its cut z has moved by.
+        """Return whether a node has stopped moving; `cut` is the movement of its cut z.
 
         A tiny z has not begun to move, whatever the threshold says.
         """

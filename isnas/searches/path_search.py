@@ -73,7 +73,7 @@ class PathSearch(SupernetSearch):
     Attributes
     ----------
     choices : Choices
-        What is sampled from.
+        The choices that architectures are sampled from.
     scores : Scores
         The last architectures and their scores; empty before the end.
     """

@@ -95,8 +95,8 @@ class RandomSharingSearch(PathSearch):
         options = self.options.method
         random = generator(self.seed, "candidates")
         drawn = dict.fromkeys(self.choices.random(random) for _ in range(options.candidates))
-        images = list(self.validation(options.validation_amount).epoch(0))
-        scores = {genotype: self.score(genotype, images) for genotype in drawn}
+        batches = list(self.validation(options.validation_amount).epoch(0))
+        scores = {genotype: self.score(genotype, batches) for genotype in drawn}
         if options.finalists:
             measure = self.task.measure
             ranked = sorted(scores, key=lambda genotype: -measure.score(scores[genotype]))

@@ -1,4 +1,4 @@
-"""What tells good architectures from bad ones without any training: scores of networks as they are initialised.
+"""Scores of untrained networks, which tell good architectures from bad ones without any training.
 
 Each score is a function of a network and of some inputs. None of them sees a label.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..networks.core import CellNetwork
+from ..networks.images import ImageNetwork
 from ..networks.operations import kept_statistics
 from ..runtime.randomness import seeded
 
@@ -82,15 +82,15 @@ def naswot(network: nn.Module, images: Tensor, *arguments: Any) -> float:
         stays as it was.
     images : Tensor, shape (B, C, H, W)
     *arguments
-        Of the network's forward pass, such as a super-net's coefficients.
+        Further arguments of the network's forward pass, such as a super-net's coefficients.
     """
     with kept_statistics(network), Agreement(len(images), images.device) as agreement:
         network(images, *arguments)
     return log_determinant(agreement.kernel)
 
 
-def features_of(network: CellNetwork, images: Tensor) -> list[Tensor]:
-    """Run the network and return what its blocks (`CellNetwork.blocks`) give, in order, shapes (B, C, H, W).
+def features_of(network: ImageNetwork, images: Tensor) -> list[Tensor]:
+    """Run the network and return what its blocks (`ImageNetwork.blocks`) give, in order, shapes (B, C, H, W).
 
     All of them have gradients: what a block that reads nothing gives is a leaf.
     """
@@ -133,7 +133,7 @@ def trainability_of(before: Tensor, after: Tensor, random: torch.Generator) -> f
     Parameters
     ----------
     before, after : Tensor, shapes (B, C, H, W) and (B, C', H', W')
-        What the block gets and gives; `after` was computed from `before`.
+        Input and output of the block; `after` was computed from `before`.
     random : torch.Generator
         On the CPU.
 
@@ -159,7 +159,7 @@ def trainability_of(before: Tensor, after: Tensor, random: torch.Generator) -> f
     return value if math.isfinite(value) else WORST
 
 
-def az_nas(network: CellNetwork, images: Tensor, *, seed: int) -> dict[str, float]:
+def az_nas(network: ImageNetwork, images: Tensor, *, seed: int) -> dict[str, float]:
     """Return three of AZ-NAS's four scores; the fourth is the number of multiply-adds.
 
     With h_1 .. h_l the `entropy_of_components` of the stem and of the blocks behind it: *expressivity* is the sum of
@@ -168,7 +168,7 @@ def az_nas(network: CellNetwork, images: Tensor, *, seed: int) -> dict[str, floa
 
     Parameters
     ----------
-    network : CellNetwork
+    network : ImageNetwork
         In training mode. Its weights are drawn anew, as by the authors: normal, with the variance 2 / fan-in; its
         batch norms' affine parts become 1 and 0.
     images : Tensor, shape (B, C, H, W)

@@ -51,7 +51,7 @@ UNTRAINED = {
 
 @dataclass(frozen=True)
 class FollowUpOptions(BaseOptions):
-    """What is done beside the search for comparison.
+    """Options of the trainings that follow a search, for comparison.
 
     Parameters
     ----------

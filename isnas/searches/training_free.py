@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..networks.core import CellNetwork
 from ..networks.counting import PlaceCosts
+from ..networks.images import ImageNetwork
 from ..networks.registry import family
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
@@ -95,7 +96,8 @@ class TrainingFreeSearch(Search):
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:
-        return None if task.name == "images" else "its scores are those of networks of images"
+        fits = issubclass(family(space).network, ImageNetwork)
+        return None if fits else "its scores are those of networks of images"
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..codes.choices import places_of_choices
 from ..networks.core import CellNetwork, Coefficients
+from ..networks.images import ImageNetwork
 from ..networks.registry import family
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
@@ -25,7 +26,7 @@ from .base import Search, Setting, SupernetSearch, check_s
 from .rankers import naswot
 
 Edges = list[list[list[Place]]]
-"""For each choice of the space the places that are left, edge by edge."""
+"""The places that are left, edge by edge, for each choice of the space."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class ZeroCostPTSearch(Search):
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:
-        return None if task.name == "images" else "its score is one of networks of images"
+        fits = issubclass(family(space).network, ImageNetwork)
+        return None if fits else "its score is one of networks of images"
 
     @classmethod
     def create(cls, setting: Setting) -> ZeroCostPTSearch:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where an operation can stand: plain integers, known without asking a device."""
+    """The position of an operation: plain integers, known without asking a device."""
 
     node: int
     """The node that reads, counted from 0."""
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What is decided at once: which of some candidate places of a node are active.
+    """One decision: which of some candidate places of a node are active.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Choice:
     s : int
         The number that a code with a fixed number keeps by default.
     name : str
-        What tells the choices of a node apart where it has several.
+        The word that tells the choices of a node apart where it has several.
     """
 
     kind: str
@@ -209,7 +209,7 @@ class Space:
         Parameters
         ----------
         name : str
-            Of the option, for messages.
+            Name of the option, for messages.
         value : int, sequence of int or None
             One number for all, or one for each; None: none is given.
 

@@ -203,7 +203,7 @@ class Genotype:
 
     @property
     def skips(self) -> int:
-        """How many of its places pass a state on as it is, in one cell of each kind together."""
+        """Number of its places that pass a state on as it is, in one cell of each kind together."""
         return sum(
             edge.operation in self.space.skips
             for _, cell in self.cells
@@ -265,9 +265,9 @@ class Genotype:
         Parameters
         ----------
         data
-            Of earlier versions, too, which did not name the space.
+            Plain data, also of earlier versions, which did not name the space.
         space : Space, optional
-            Of data that do not name it; by default DARTS's.
+            The space of data that do not name one; by default DARTS's.
 
         Raises
         ------

@@ -114,7 +114,7 @@ def fields_of(text: str, names: Iterable[str], form: str) -> dict[str, Any]:
     names : iterable of str
         The arguments that it must have.
     form : str
-        What it should look like, for messages.
+        The expected form, for messages.
 
     Raises
     ------

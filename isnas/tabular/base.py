@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Rows = Iterable[tuple[str, Any, Iterable[Any]]]
-"""Where a row stands, its architecture's text, its numbers."""
+"""A row: its position, its architecture's text, its numbers."""
 
 Architecture = str | Genotype
 """An architecture as its space writes it, or as a genotype."""
@@ -35,7 +35,7 @@ MOST_LETTERS, MOST_LINES = 100_000, 100_000
 
 @dataclass(frozen=True, eq=False)
 class Table(ABC):
-    """What is known of all architectures of a space.
+    """The known results of all architectures of a space.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Table(ABC):
     columns : tuple of str
         The numbers that are known, in order; in a file `arch` stands before them.
     what : str
-        What an architecture of the space is called.
+        The word for an architecture of the space.
     """
 
     values: NDArray[np.float64]

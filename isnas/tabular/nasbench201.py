@@ -29,7 +29,7 @@ MEASURES = ("val_12", "test_12", "test_200")
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of a cell: accuracies in per cent, after so many epochs of training from scratch.
+    """An entry of the table for one cell: accuracies in per cent, after so many epochs of training from scratch.
 
     On CIFAR-10 the validation accuracy is of networks trained on half of the training images, the test accuracy of
     others trained on all of them.

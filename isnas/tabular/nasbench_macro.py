@@ -22,7 +22,7 @@ SIZES = ("parameters", "multiply_adds")
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of a network.
+    """An entry of the table for one network.
 
     Test accuracies on CIFAR-10 in per cent of three trainings from scratch, each the best of its 50 epochs (the
     authors' code, ``train/train.py``); parameters, and multiply-adds for an image of 32 x 32 pixels.

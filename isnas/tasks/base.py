@@ -15,25 +15,28 @@ from torch import Tensor, nn
 
 from ..networks.core import CellNetwork, Coefficients
 from ..runtime.errors import UserError
+from ..runtime.forms import Form, Number
 from ..runtime.options import BaseOptions, Composition
 from .exhibits import Exhibit
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What says how good a network is.
+    """The measure of how good a network is.
 
     Parameters
     ----------
     name : str
         As in records and results: ``test_<name>``.
     unit : str
-        What stands behind a value that is shown.
+        The unit that stands behind a value that is shown.
     scale : float
         Values are multiplied by it when they are shown.
     higher_is_better : bool
     digits : int
         Decimal places that are shown.
+    largest : float or None
+        The largest value that there is; without it even infinity is one. The smallest is 0.
     """
 
     name: str
@@ -41,6 +44,12 @@ class Measure:
     scale: float = 1.0
     higher_is_better: bool = True
     digits: int = 2
+    largest: float | None = None
+
+    @property
+    def form(self) -> Form:
+        """The form of a value in a file."""
+        return Number(0, loose=True) if self.largest is None else Number(0, self.largest)
 
     def show(self, value: float, digits: int | None = None) -> str:
         """Return a value as people read it, such as ``97.50 %``."""
@@ -60,7 +69,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class OptimizerOptions(BaseOptions):
-    """How weights are trained: stochastic gradient descent with momentum, weight decay, clipping and a schedule.
+    """Options of training weights: stochastic gradient descent with momentum, weight decay, clipping and a schedule.
 
     Parameters
     ----------
@@ -139,7 +148,7 @@ class Feed(Protocol):
 
 
 class Watch(Protocol):
-    """What judges a network after every epoch of its training; part of the training's state."""
+    """A judge of a network after every epoch of its training; part of the training's state."""
 
     def after_epoch(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, last: bool
@@ -158,12 +167,12 @@ Run = Callable[..., Any]
 
 
 class Inspection(Protocol):
-    """What data hold, and what a training would make of them."""
+    """Findings about data, and about what a training would make of them."""
 
     amount: int
-    """How many of the task's units there are to train on."""
+    """Number of the task's units to train on."""
     problems: list[str]
-    """What would stop a training; empty where nothing would."""
+    """The problems that would stop a training; empty where there are none."""
 
     def lines(self) -> list[str]:
         """Return all of it as lines for people."""
@@ -194,7 +203,7 @@ class Validation:
 
 
 class Task(ABC):
-    """What is learnt, and from which data.
+    """A task: what is learnt, and from which data.
 
     A *data set* is the task's own object; the others pass it on. A *batch* is what the task's feeds yield and its
     `loss` takes.
@@ -202,14 +211,18 @@ class Task(ABC):
 
     name: ClassVar[str]
     unit: ClassVar[str]
-    """What is counted as the unit of cost, in the plural: images, tokens."""
+    """The unit of cost, in the plural: images, tokens."""
     measure: ClassVar[Measure]
+    description: ClassVar[Mapping[str, Form]] = {}
+    """The forms of the values that `describe` returns for this task alone, by name."""
+    hand_made: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
+    """Builders of networks that nobody searched, by name, see `isnas.networks.hand_made`."""
     compilable: ClassVar[bool] = True
     """Whether its networks can be compiled."""
     data_options: ClassVar[type[BaseOptions]]
     optimizer_options: ClassVar[type[OptimizerOptions]] = OptimizerOptions
     places: ClassVar[tuple[str, ...]] = ("source", "root")
-    """What says in `describe` where the data are, not what they are."""
+    """The names in `describe` that say where the data are, not what they are."""
     regularization_options: ClassVar[type[BaseOptions]]
     """Options of training a network to be used, beside the optimizer's: what keeps it from learning by heart."""
 
@@ -229,7 +242,7 @@ class Task(ABC):
         Parameters
         ----------
         options
-            Of the class `data_options`.
+            Options of the class `data_options`.
         step : callable, optional
             Called now and then with how much is read, and of how much.
 
@@ -339,7 +352,7 @@ class Task(ABC):
         part : {"all", "weights"}
             All training data, or the part that a search trains its weights on.
         regularization : optional
-            Of the class `regularization_options`; without it samples are varied as in a search.
+            Options of the class `regularization_options`; without them samples are varied as in a search.
         """
 
     @abstractmethod
@@ -411,11 +424,11 @@ class Task(ABC):
         network : CellNetwork
         batch
         options
-            Of the class `regularization_options`.
+            Options of the class `regularization_options`.
         done : float or None
             Share of the training that is done, 0 to 1; None while an architecture is searched at the same time.
         coefficients : mapping of kind to Coefficients or None
-            With which the network will be run.
+            The coefficients with which the network will be run.
         random : torch.Generator
             On the network's device, for this step alone.
         """
@@ -467,7 +480,7 @@ class Task(ABC):
         coefficients : mapping of kind to Coefficients, optional
         optimizer : OptimizerOptions
         **options
-            Of the task's networks, such as drop path's mask and the auxiliary head's weight.
+            Options of the task's networks, such as drop path's mask and the auxiliary head's weight.
         """
 
     @abstractmethod

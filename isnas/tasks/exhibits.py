@@ -1,4 +1,4 @@
-"""What a test shows beside its measure, in forms that any report can print: tables, matrices, pictures.
+"""Exhibits of a test beside its measure, in forms that any report can print: tables, matrices, pictures.
 
 A task makes them when it tests a network (`isnas.tasks.base.Task.examine`); they are kept as plain data.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from ..runtime.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-"""What every PNG file begins with."""
+"""The bytes that every PNG file begins with."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """How often each of some things, by row, met each of others, by column.
+    """Counts of how often each of some things, by row, met each of others, by column.
 
     Parameters
     ----------
     title, caption : str
     row_title, column_title : str
-        What the rows and the columns are.
+        Names of what the rows and the columns are.
     rows, columns : tuple of str
         Their names.
     counts : tuple of tuple of int

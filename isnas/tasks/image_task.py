@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..networks.core import CellNetwork, Coefficients, drop_path, drop_skips
+from ..networks.core import Coefficients, drop_path
+from ..networks.hand_made import HAND_MADE
+from ..networks.images import ImageNetwork, drop_skips
 from ..networks.operations import kept_statistics
 from ..runtime.errors import UserError, short
+from ..runtime.forms import Form, List, Number, Text, Whole
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.processes import all_reduce_sum, share_state
 from ..runtime.randomness import generator
@@ -35,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class ImageOptions(BaseOptions):
-    """Which images, and how they are prepared.
+    """Options that name images and say how they are prepared.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ class ImageOptions(BaseOptions):
 
 @dataclass(frozen=True)
 class ImageRegularizationOptions(BaseOptions):
-    """What keeps a network of images from learning its training data by heart.
+    """Options that keep a network of images from learning its training data by heart.
 
     Parameters
     ----------
@@ -129,7 +132,15 @@ class ImageTask(Task):
 
     name = "images"
     unit = "images"
-    measure = Measure("accuracy", "%", 100.0)
+    measure = Measure("accuracy", "%", 100.0, largest=1.0)
+    hand_made = HAND_MADE
+    description: ClassVar[Mapping[str, Form]] = {
+        "size": List(Whole(1), least=1, most=4),
+        "classes": List(Text(longest=1000), most=1_000_000),
+        "mean": List(Number(), most=1000),
+        "std": List(Number(), most=1000),
+        "crop": Text(choices=("pad", "resized")),
+    }
     data_options = ImageOptions
     regularization_options = ImageRegularizationOptions
 
@@ -269,7 +280,7 @@ class ImageTask(Task):
             data, test_images=none, test_labels=data.test_labels[:0], test_paths=None
         )
 
-    def check_fits(self, network: CellNetwork, data: Dataset) -> None:
+    def check_fits(self, network: ImageNetwork, data: Dataset) -> None:
         wanted = (network.options.in_channels, network.options.classes)
         given = (data.channels, len(data.classes))
         if wanted != given:
@@ -278,7 +289,7 @@ class ImageTask(Task):
                 f"{data.name} has {given[0]} channels and {given[1]} classes"
             )
 
-    def check_feed(self, network: CellNetwork, feed: Batches, data: Dataset) -> None:
+    def check_feed(self, network: ImageNetwork, feed: Batches, data: Dataset) -> None:
         auxiliary = getattr(network.options, "auxiliary", False)
         check_batches(feed, network, data.size, **({"auxiliary": True} if auxiliary else {}))
 
@@ -379,7 +390,7 @@ class ImageTask(Task):
 
     def regularize(
         self,
-        network: CellNetwork,
+        network: ImageNetwork,
         batch: Batch,
         options: ImageRegularizationOptions,
         done: float | None,
@@ -397,7 +408,7 @@ class ImageTask(Task):
             found["dropout"] = dropped.T
         return found
 
-    def prepare(self, network: CellNetwork, regularization: ImageRegularizationOptions) -> None:
+    def prepare(self, network: ImageNetwork, regularization: ImageRegularizationOptions) -> None:
         if regularization.drop_skips:
             drop_skips(network)
 
@@ -427,17 +438,17 @@ class ImageTask(Task):
 
     def outputs(
         self,
-        network: CellNetwork,
+        network: ImageNetwork,
         batch: Batch,
         coefficients: Mapping[str, Coefficients] | None = None,
     ) -> Tensor:
         return network(batch[0], coefficients)
 
-    def test(self, network: CellNetwork, feed: Batches) -> dict[str, float]:
+    def test(self, network: ImageNetwork, feed: Batches) -> dict[str, float]:
         return self._tested(network, feed)
 
     def examine(
-        self, network: CellNetwork, data: Dataset, feed: Batches
+        self, network: ImageNetwork, data: Dataset, feed: Batches
     ) -> tuple[dict[str, float], tuple[Exhibit, ...]]:
         examination = Examination(data)
         found = self._tested(network, feed, examination)
@@ -445,7 +456,7 @@ class ImageTask(Task):
 
     @torch.no_grad()
     def _tested(
-        self, network: CellNetwork, feed: Batches, examination: Examination | None = None
+        self, network: ImageNetwork, feed: Batches, examination: Examination | None = None
     ) -> dict[str, float]:
         """Return what the test gives; let an examination see the answers, too."""
         share_state(network)  # statistics that each process has gathered for itself
@@ -470,7 +481,7 @@ class ImageTask(Task):
     @torch.no_grad()
     def shared_score(
         self,
-        network: CellNetwork,
+        network: ImageNetwork,
         coefficients: Mapping[str, Coefficients],
         batches: Iterable[Batch],
     ) -> float:

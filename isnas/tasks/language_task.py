@@ -26,7 +26,7 @@ REWARD = 80.0
 
 @dataclass(frozen=True)
 class LanguageOptions(BaseOptions):
-    """Which text, and what its words are.
+    """Options that name a text and its words.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class LanguageOptions(BaseOptions):
         Text: text (the language reference of Python's own library), a folder with ptb.train.txt, ptb.valid.txt,
         ptb.test.txt (or wiki.train.tokens ..., or train.txt ...), or a UTF-8 file.
     level : {"word", "character"}
-        What comes next: a word or a character.
+        The unit that is predicted: a word or a character.
     vocabulary : int or None
         Keep so many of the most frequent words at most; by default all that the training text has often enough.
     least_count : int
@@ -53,7 +53,7 @@ class LanguageOptions(BaseOptions):
 
 @dataclass(frozen=True)
 class LanguageOptimizerOptions(OptimizerOptions):
-    """How weights are trained: plain stochastic gradient descent through pieces of text, with clipping.
+    """Options of training weights: plain stochastic gradient descent through pieces of text, with clipping.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class LanguageOptimizerOptions(OptimizerOptions):
 
 @dataclass(frozen=True)
 class LanguageRegularizationOptions(BaseOptions):
-    """What keeps a language model from learning its text by heart are options of its network: dropout."""
+    """No options: dropout, which keeps a language model from learning its text by heart, is its network's."""
 
 
 class LanguageTask(Task):

@@ -11,6 +11,9 @@ from .language_task import LanguageTask
 TASKS: dict[str, Task] = {task.name: task for task in (ImageTask(), LanguageTask())}
 """All tasks by name."""
 
+FIRST = ImageTask.name
+"""The task of records that name none: early versions knew no other."""
+
 
 def task_named(name: str) -> Task:
     """Return a task by its name.

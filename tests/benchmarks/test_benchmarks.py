@@ -23,21 +23,16 @@ Script = Callable[..., ModuleType]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    """Return a function that imports a script as if it were run, with a command line."""
-    monkeypatch.syspath_prepend(str(HERE))
+    """Return a function that imports a script and sets its command line."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def load(name: str, *words: str) -> ModuleType:
-        for each in ("_measure", name):
-            monkeypatch.delitem(sys.modules, each, raising=False)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
-        return importlib.import_module(name)
+        return importlib.import_module(f"benchmarks.{name}")
 
     yield load
     torch.set_num_threads(threads)
-    for each in ("_measure", *(path.stem for path in HERE.glob("[a-z]*.py"))):
-        sys.modules.pop(each, None)
 
 
 SMALL = ("--channels", "2", "--cells", "3", "--side", "8", "--rounds", "1")
@@ -47,7 +42,7 @@ SMALL = ("--channels", "2", "--cells", "3", "--side", "8", "--rounds", "1")
 def test_step(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script("step", *SMALL, "--batch-size", "32", "--images", "64", "--device", "cpu").main()
     out = capsys.readouterr().out
-    assert out.startswith("`python benchmarks/step.py --channels 2")
+    assert out.startswith("`python -m benchmarks.step --channels 2")
     rows = [line.split() for line in out.splitlines() if line.startswith(" ") and "%" not in line]
     saved = {" ".join(row[4:]): float(row[1]) for row in rows if not row[-1].endswith(":")}
     assert saved["two-stage search, weights"] <= 1.02
@@ -99,7 +94,7 @@ def test_recurrent(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--width", "8", "--batch-size", "2", "--bptt", "4", "--vocabulary", "20")
     script("recurrent", *small, "--rounds", "1", "--device", "cpu").main()
     out = capsys.readouterr().out
-    assert out.startswith("`python benchmarks/recurrent.py --width 8")
+    assert out.startswith("`python -m benchmarks.recurrent --width 8")
     rows = [line.split() for line in out.splitlines() if line.startswith(" ")]
     saved = {" ".join(row[4:]): float(row[1]) for row in rows if not row[-1].endswith(":")}
     # no place that is not active is run: what is saved besides are the affine parts of the norms
@@ -225,8 +220,9 @@ def test_compilation(
 def of_convolutions(*words: str) -> list[list[str]]:
     """Return the rows of the benchmark, run in a process of its own: it forks, and spoils the memory that it gets."""
     result = subprocess.run(
-        [sys.executable, HERE / "convolutions.py", "--instructions", "AVX2", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        [sys.executable, "-m", "benchmarks.convolutions", "--instructions", "AVX2", *words],
+        cwd=HERE.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -96,7 +96,7 @@ def test_an_easy_optimum_is_found_within_the_budget(method: str) -> None:
 
 
 def test_evolution_climbs() -> None:
-    """It comes to the one optimum of 15,625, which random search misses with the same budget."""
+    """The search finds the one optimum of 15,625, which random search misses with the same budget."""
     known = np.array([convolutions(cell) for cell in all_cells()])
     for seed in range(3):
         assert ask_table("evolution", seed, 600, known).count("nor_conv_3x3") == 6
@@ -246,7 +246,7 @@ def test_interrupted_run_goes_on(
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_rows(finished: Path, table: Path, tmp_path: Path) -> None:
-    """As a command of its own, whose processes must be able to import what they are to run."""
+    """The experiment runs as a command, whose processes must be able to import what they run."""
     methods = ("sparse path uniform", "reinforce 0.5")
     words = ["--scale", "smoke", "--table", table, "--out", tmp_path, "--device", "cpu"]
     words += ["--jobs", "2", "--methods", *methods]

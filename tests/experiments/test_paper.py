@@ -271,7 +271,7 @@ def test_interrupted_within_a_run(
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_rows(outs: dict[str, Path], tmp_path: Path) -> None:
-    """As a command of its own, whose processes must be able to import what they are to run."""
+    """The experiment runs as a command, whose processes must be able to import what they run."""
     name = "cifar10_two_stage"
     if not (outs[name] / "table.md").exists():
         assert launch(name, outs[name]) == 0
@@ -411,7 +411,7 @@ def test_kendall_is_scipys() -> None:
 def test_interval_of_tau_is_that_of_resampled_architectures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By scipy on each resample, the mean over all pairs of a score and a training."""
+    """The intervals are scipy's on each resample: the mean over all pairs of a score and a training."""
     monkeypatch.setattr(_statistics, "RESAMPLES", 200)
     random = np.random.default_rng(1)
     worth = random.normal(size=15)
@@ -433,7 +433,7 @@ def test_interval_of_tau_is_that_of_resampled_architectures(
 
 
 def test_intervals_cover_the_truth() -> None:
-    """About 95 of 100 times, for the correlation that normal noise leaves."""
+    """An interval covers the truth about 95 of 100 times, for the correlation that normal noise leaves."""
     random = np.random.default_rng(2)
     truth = 2 / np.pi * np.arcsin(0.5)  # of normal variables whose correlation is 1/2
     covered = 0

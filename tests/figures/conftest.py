@@ -1,4 +1,4 @@
-"""What the tests of figures share: reading texts and ink off a drawn figure."""
+"""Common parts of the tests of figures: reading texts and ink off a drawn figure."""
 
 from __future__ import annotations
 

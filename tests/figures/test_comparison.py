@@ -51,7 +51,7 @@ def test_rows_become_results() -> None:
 
 
 def test_pareto_front_is_what_nothing_beats() -> None:
-    """By definition, over all pairs; points with ties in x, in y and in both."""
+    """The front follows its definition over all pairs; points have ties in x, in y and in both."""
     random = np.random.default_rng(0)
     for higher in (True, False):
         for _ in range(50):

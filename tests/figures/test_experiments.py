@@ -134,7 +134,7 @@ def test_figures(name: str, texts: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_figures_of_few_rows(name: str, tmp_path: Path) -> None:
-    """What is there after the first rows can be drawn."""
+    """The rows that are there can be drawn before all are."""
     rows = ROWS[name]()
     if name == "efficiency":
         rows = [row for row in rows if row["kind"] == "search"]

@@ -160,7 +160,7 @@ def test_many_methods_are_told_apart() -> None:
 
 
 def test_intervals_of_two_seeds_leave_the_values_their_room() -> None:
-    """Of the values' range at least a third of the axis is left, whatever the intervals."""
+    """The values' range takes at least a third of the axis, whatever the intervals."""
     low, high = reach([0.0, 1.0, 3.0], [(-500.0, 400.0), (float("nan"), float("nan"))])
     assert low <= -3 and high >= 6 and high - low < 10
     low, high = reach([0.0, 3.0], [(-0.5, 3.2)])

@@ -1,4 +1,4 @@
-"""What the tests of the core share: tiny data whose test part must not be touched, and a driver of stages."""
+"""Common parts of the tests of the core: tiny data whose test part must not be touched, and a driver of stages."""
 
 from __future__ import annotations
 

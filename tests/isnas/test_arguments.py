@@ -1,4 +1,4 @@
-"""What people give to the functions: each works, or is one clear `UserError`."""
+"""Arguments that people give to the functions: each works, or is one clear `UserError`."""
 
 from __future__ import annotations
 

@@ -82,9 +82,28 @@ def test_images_are_known_from_the_tasks_on() -> None:
             assert not any(name.startswith("isnas.tasks") for name in imports(path)), path
 
 
-def test_import_is_light() -> None:
-    """What only some commands need is not imported with the package."""
-    heavy = ("matplotlib", "joblib", "sklearn", "torchvision")
-    code = f"import sys, isnas.api; print([name for name in {heavy!r} if name in sys.modules])"
+def test_import_and_help_are_light() -> None:
+    """Libraries that only some commands need are imported neither with the package nor for the help."""
+    code = """
+import contextlib, io, sys
+import isnas.api, isnas.cli
+text = io.StringIO()
+with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+    isnas.cli.main(["--help"])
+assert "usage: isnas" in text.getvalue()
+heavy = ("matplotlib", "joblib", "sklearn", "torchvision")
+print([name for name in heavy if name in sys.modules])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_core_of_networks_knows_no_images() -> None:
+    """Operations and cells stand on the core, which names no convolution and no norm over images."""
+    core = ROOT / "networks" / "core.py"
+    recurrent = ROOT / "networks" / "recurrent.py"
+    for path, allowed in ((core, set()), (recurrent, {"isnas.networks.core"})):
+        found = {name for name in imports(path) if name.startswith("isnas.networks")}
+        assert found <= allowed, path
+    words = ("conv", "batch norm", "batchnorm", "image", "channels", "stride", "2d")
+    assert not [word for word in words if word in core.read_text().lower()]

@@ -27,7 +27,7 @@ def recovery() -> Callable[[str, float, int], tuple[list[Tensor], list[Tensor]]]
 
 @pytest.fixture
 def violation() -> Callable[[Tensor, Tensor, float, Tensor], float]:
-    """How far z is from optimal: the largest violation of the conditions, relative to lam.
+    """Return how far z is from optimal: the largest violation of the conditions, relative to lam.
 
     z minimises the LASSO exactly if a_j'(b - A z) is lam sign(z_j) where z_j != 0, and within
     [-lam, lam] elsewhere.

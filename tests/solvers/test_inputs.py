@@ -1,4 +1,4 @@
-"""What the solvers take: NumPy arrays in place of tensors, and what is refused in one line."""
+"""Inputs of the solvers: NumPy arrays in place of tensors, and mistakes that are refused in one line."""
 
 import numpy as np
 import pytest

@@ -141,7 +141,7 @@ class Exact:
         return best / whole
 
     def close(self, columns):
-        """Whether one is within 1e-12 of its length of the span of those before it."""
+        """Return whether one is within 1e-12 of its length of the span of those before it."""
         basis = []
         for column in columns:
             rest = column

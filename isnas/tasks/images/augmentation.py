@@ -25,7 +25,7 @@ from ...runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied.
+    """Random variation of training images.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     ----------
     images : Tensor, (B, C, H, W) uint8
     mean, std : Tensor, (C, 1, 1) float32
-        Of pixel values between 0 and 1.
+        Mean and standard deviation of pixel values between 0 and 1.
 
     Returns
     -------
@@ -194,13 +194,13 @@ def random_part(width: int, height: int, drawn: random.Random) -> tuple[int, int
     Parameters
     ----------
     width, height : int
-        Of the image.
+        Size of the image.
     drawn : random.Random
 
     Returns
     -------
     left, top, width, height : int
-        Of the part.
+        Position and size of the part.
     """
     for _ in range(10):
         area = width * height * (0.08 + 0.92 * drawn.random())

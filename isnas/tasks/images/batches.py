@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...networks.core import CellNetwork
+from ...networks.images import ImageNetwork
 from ...networks.operations import BatchNorm
 from ...runtime.errors import UserError
 from ...runtime.processes import check_batch_size, part_of, processes, rank
@@ -80,7 +80,7 @@ class Batches:
     cutout : int, optional
         Side of the cut-out square instead of the data set's, in pixels.
     device : torch.device or str, optional
-        Of the batches; by default where the labels are.
+        Device of the batches; by default that of the labels.
     shuffle : bool, optional
         Whether each epoch has its own random order. By default for "train" only.
     drop_last : bool, optional
@@ -243,7 +243,7 @@ class Batches:
 
 
 def check_batches(
-    batches: Batches, network: CellNetwork, size: tuple[int, int], **options: Any
+    batches: Batches, network: ImageNetwork, size: tuple[int, int], **options: Any
 ) -> None:
     """Check that training on these batches gives every batch norm more than one value of a channel.
 
@@ -253,12 +253,12 @@ def check_batches(
     Parameters
     ----------
     batches : Batches
-    network : CellNetwork
+    network : ImageNetwork
         With all operations that may run.
     size : (int, int)
         Height and width of an image, in pixels.
     **options
-        Of the network's forward pass in training, such as ``auxiliary=True``.
+        Options of the network's forward pass in training, such as ``auxiliary=True``.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def check_batches(
 
 
 @torch.no_grad()
-def _smallest_map(network: CellNetwork, size: tuple[int, int], options: dict[str, Any]) -> int:
+def _smallest_map(network: ImageNetwork, size: tuple[int, int], options: dict[str, Any]) -> int:
     """Return the number of pixels of the smallest feature map that a batch norm gets; 2 where there is no norm."""
     shapes = copy.deepcopy(network).to("meta").eval()  # no memory, nothing computed
     pixels = [2]

@@ -45,7 +45,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its orientation tag (EXIF 2.3, tag 0x0112); Pillow turns counter-clockwise."""
+"""Turns that make an image upright, by its orientation tag (EXIF 2.3, tag 0x0112); Pillow turns counter-clockwise."""
 
 SIDEWAYS = {TURNS[tag] for tag in (5, 6, 7, 8)}
 """Those that exchange width and height."""
@@ -256,7 +256,7 @@ def filled(
     -------
     images : Tensor, (n, C, size, size) uint8
     failures : dict of int to UserError
-        Of those for which `pixels` has raised one.
+        The errors of those for which `pixels` has raised one.
     """
     images = torch.empty(n, *shape_of(size, colour), dtype=torch.uint8)
     target = images.numpy()

@@ -1,4 +1,4 @@
-"""What the test of a classifier of images shows: confusions, accuracy by class, and the surest wrong answers."""
+"""Exhibits of the test of a classifier of images: confusions, accuracy by class, and the surest wrong answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .dataset import Dataset
 from .folders import Paths, printable
 
 MOST_CLASSES = 40
-"""Of so many classes all are shown; of more, those with the lowest accuracy and the most frequent confusions."""
+"""All classes are shown up to this number; of more, those with the lowest accuracy and the most frequent confusions."""
 
 WRONG = 12
 """Wrong answers that are shown."""

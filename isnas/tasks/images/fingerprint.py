@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 SAMPLED_FILES = 100_000
-"""Of so many files, at even distances, some bytes are read; of larger folders' others the size alone counts."""
+"""Bytes are read of at most this number of files, at even distances; of the other files only the size counts."""
 
 SAMPLED_BYTES = 1024
-"""So many bytes each at the beginning, in the middle and at the end of a file."""
+"""Number of bytes that are read at the beginning, in the middle and at the end of a file each."""
 
 
 def fingerprint_of(dataset: Dataset) -> str:

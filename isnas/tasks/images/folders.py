@@ -29,7 +29,7 @@ SYSTEM_ENTRIES = {
     *("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"),
     *("Thumbs.db", "desktop.ini"),
 }
-"""What operating systems leave in folders under names that are not hidden."""
+"""Files that operating systems leave in folders under names that are not hidden."""
 
 
 def is_hidden(name: str) -> bool:
@@ -162,7 +162,7 @@ class Split:
     counts : tuple of int
         Number of files of each class.
     left_out : LeftOut
-        What else is there.
+        The other entries.
     identities : array of int
         One number for each file, the same for the same file under two paths.
     linked : bool

@@ -1,4 +1,4 @@
-"""What a folder of images holds, and what a training would make of it: every file is read, and nothing is trained."""
+"""Inspection of a folder of images before a training: every file is read, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from .folders import (
 from .sources import MEMORY_BUDGET, NAMES, default_size, folder_named, is_lazy
 
 SHOWN = 20
-"""So many duplicates are named in the text; JSON has them all."""
+"""Number of duplicates that the text names; JSON has them all."""
 
 IMBALANCED = 3
 """A largest class of so many times the images of the smallest is mentioned."""
 
 
 class Facts(NamedTuple):
-    """What is seen of one image file before it is made square."""
+    """The facts of one image file before it is made square."""
 
     mode: str
     """Pillow's, such as RGB, L (grey), P (palette), RGBA, I;16."""
     format: str
     width: int
     height: int
-    """Of the upright image, in pixels."""
+    """Height of the upright image in pixels."""
     turned: bool
     """Whether its orientation tag turns or mirrors it."""
     transparent: bool
@@ -94,7 +94,7 @@ class Duplicate:
 
 @dataclass
 class SplitFacts:
-    """What was seen of the files of one split.
+    """The facts of the files of one split.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class SplitFacts:
     counts : dict of str to int
         Files by class.
     readable : dict of str to int
-        Of these, those that can be read.
+        Number of these that can be read.
     sides : (int, int) or None
         Least and largest shorter side of the readable ones, in pixels; None where there is none.
     smallest, largest : (int, int) or None
@@ -160,7 +160,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class FolderInspection:
-    """What `inspect_folder` has found.
+    """Result of `inspect_folder`.
 
     Attributes
     ----------
@@ -169,9 +169,9 @@ class FolderInspection:
     splits : dict of str to SplitFacts
         By ``train`` and ``test``; those that were found.
     problems : list of str
-        What would stop a training; empty where nothing would.
+        The problems that would stop a training; empty where there are none.
     remarks : list of str
-        What a training takes as it is, and its user may not want.
+        Remarks on what a training takes as it is, and its user may not want.
     left_out : LeftOut
         Entries that are not used.
     shared : list of Duplicate

@@ -1,4 +1,4 @@
-"""How images are prepared for a network that is there already: as its test saw them, bit for bit."""
+"""Preparation of images for a trained network: as its test saw them, bit for bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Preparation:
         `isnas.tasks.images.load_dataset`.
     colour : {"rgb", "grey"}
     mean, std : tuple of float, one per channel
-        Of pixel values between 0 and 1.
+        Mean and standard deviation of pixel values between 0 and 1.
     """
 
     size: int
@@ -62,7 +62,7 @@ class Preparation:
         Parameters
         ----------
         saved : mapping
-            What `ImageTask.describe` returned, read from a file; an earlier version's has no crop.
+            The result of `ImageTask.describe`, read from a file; an earlier version's has no crop.
         path : path
             The file, for messages.
 
@@ -130,7 +130,7 @@ class Preparation:
         pixels : Tensor, (B, channels, size, size) uint8
             Undefined for images that cannot be read.
         failures : dict of int to UserError
-            What is wrong with these, by their positions.
+            The errors of these, by their positions.
         """
         return filled(
             len(pictures), self.size, self.colour, lambda i: self._read(pictures[i], f"image {i}")

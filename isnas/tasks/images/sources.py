@@ -1,4 +1,4 @@
-"""Where images come from: digits, CIFAR, folders."""
+"""Sources of images: digits, CIFAR, folders."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ...runtime.processes import all_reduce_sum, part_of, processes, rank
 from ...runtime.randomness import generator
 
 LEAST_LENGTH = 5
-"""Of a varied piece (Merity, Keskar and Socher, ICLR 2018), as the next three."""
+"""Least length of a varied piece (Merity, Keskar and Socher, ICLR 2018), whose other constants follow."""
 SPREAD = 5.0
 """Standard deviation of a varied piece's length."""
 FULL_SHARE = 0.95
@@ -40,7 +40,7 @@ class Piece:
         The hidden state to begin with; None: zeros. However often the piece is read, it begins with this one.
     feed : Pieces
     names : tuple
-        What random numbers for this piece depend on, beside the seed.
+        Names that the random numbers for this piece depend on, beside the seed.
     """
 
     inputs: Tensor
@@ -78,7 +78,7 @@ class Pieces:
     length : int
         T of a full piece.
     part : str
-        What the text is, for messages: "training", "validation" or "test".
+        The role of the text, for messages: "training", "validation" or "test".
     seed : int
     stream : str
         Name of this stream of random numbers.
@@ -95,7 +95,7 @@ class Pieces:
     Attributes
     ----------
     hidden : Tensor or None
-        With which the next piece begins.
+        The hidden state that the next piece begins with.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where text comes from, and how it becomes numbers.
+"""Sources of text, and the way it becomes numbers.
 
 A text has three parts: to train on, to choose by (validation) and to test on. The vocabulary is that of the training
 part alone.
@@ -26,7 +26,7 @@ EMBEDDED = "text"
 """Name of the text that needs no file: the language reference that is part of Python's standard library."""
 
 UNKNOWN, END = "<unk>", "<eos>"
-"""What stands for words that are not in the vocabulary, and for the end of a line: the words of Penn Treebank's and
+"""The marks for words that are not in the vocabulary, and for the end of a line: those of Penn Treebank's and
 WikiText's files."""
 
 SPLITS = ("train", "valid", "test")
@@ -35,7 +35,7 @@ FILES = ("ptb.{}.txt", "wiki.{}.tokens", "{}.txt")
 """The files of a folder, of Penn Treebank, WikiText, and others."""
 
 SHARES = (0.8, 0.1)
-"""Of one text: the part to train on, at its beginning, and then the validation part; the rest is the test's."""
+"""Shares of one text: the part to train on, at its beginning, then the validation part; the rest is for the test."""
 
 _WORDS = re.compile(r"<\w+>|\w+|([^\w\s])\1*")
 """Words and punctuation; a run of one sign is one."""

@@ -64,7 +64,7 @@ def everything(choices: Choices) -> set[Written]:
 
 
 def fits(observed: Iterable[Written], expected: dict[Written, Fraction], draws: int) -> bool:
-    """Whether draws come from a distribution, by a chi-square test that errs once in a thousand."""
+    """Return whether draws come from a distribution, by a chi-square test that errs once in a thousand."""
     counts = Counter(observed)
     if set(counts) - set(expected):
         return False
@@ -182,7 +182,7 @@ class TestRandom:
 class TestMutation:
     @pytest.mark.parametrize("name", SMALL)
     def test_is_what_its_definition_says(self, name: str, random: torch.Generator) -> None:
-        """Of some architectures all mutants, with their probabilities."""
+        """Some architectures have all their mutants, with their probabilities."""
         choices = SMALL[name]()
         architectures = list(choices.all())
         for genotype in architectures[:: max(1, len(architectures) // 4)]:
@@ -314,7 +314,7 @@ class TestGrid:
 
     @pytest.mark.parametrize("points", [1, 2, 3, 7, 18, 19, 200, 323, 324, 2000])
     def test_points_spread_evenly(self, points: int) -> None:
-        """One in each of as many equal parts."""
+        """There is one in each of as many equal parts."""
         choices, names = Choices(DARTS_SPACE), DARTS_SPACE.primitives[:3]
         order = {written(genotype): i for i, genotype in enumerate(choices.grid(names))}
         found = [order[written(genotype)] for genotype in choices.grid(names, points=points)]
@@ -328,7 +328,7 @@ class TestGrid:
 
     @pytest.mark.parametrize("points", [7, 14, 49, 98])
     def test_points_vary_in_all_respects(self, points: int) -> None:
-        """Also where the parts are as long as the grid of one cell, and end alike."""
+        """The same holds where the parts are as long as the grid of one cell, and end alike."""
         grid = list(Choices(DARTS_SPACE).grid(points=points))
         for kind in ("normal", "reduction"):
             assert len({genotype[kind] for genotype in grid}) > points / 2

@@ -28,7 +28,7 @@ CHOICES: dict[str, Callable[[], Choices]] = {
 
 
 def softmax_policy(choices: Choices) -> Policy:
-    """With logits that are not all alike."""
+    """Return a softmax policy whose logits are not all alike."""
     policy = SoftmaxPolicy(choices).double()
     random = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def softmax_policy(choices: Choices) -> Policy:
 
 
 def controller(choices: Choices) -> Policy:
-    """With weights larger than at first, so that its distribution is far from uniform."""
+    """Return a controller with larger weights than at first, so that its distribution is far from uniform."""
     policy = Controller(choices, hidden=5, tanh_constant=4.0, seed=1).double()
     with torch.no_grad():
         for weight in policy.parameters():

@@ -240,7 +240,7 @@ class TestController:
                 torch.testing.assert_close(p, torch.full((6,), 1 / 6))
 
     def test_its_gradient_is_that_of_the_expected_reward(self) -> None:
-        """Exactly, by summing REINFORCE's estimate over all networks of three layers with two operations."""
+        """The gradient is exact: REINFORCE's estimate summed over all networks of three layers with two operations."""
         space = MacroSpace(layers=3, primitives=("conv_3x3", "conv_5x5", "skip"))
         choices = Choices(space)
         policy = controller(choices, hidden=4, tanh_constant=1.5, seed=3).double()

@@ -122,7 +122,7 @@ class TestStart:
 
 
 def best_edges(weights: dict[tuple[int, int], list[float]], space: Space, s: list[int]):
-    """Of all sets of s edges of a node the strongest, of equally strong ones the first: by trying them all."""
+    """Return the strongest of all sets of s edges of a node, of equally strong ones the first: by trying them all."""
     places = []
     for node in range(space.nodes):
         strength = {}

@@ -488,7 +488,7 @@ class TestMistakes:
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize("name", METHODS)
 def test_options_of_all_methods(name: str, preset: str) -> None:
-    """What all have in common is the same in all, whatever their presets say."""
+    """The settings that all trials have in common are the same in all, whatever their presets say."""
     given = comparison_schema(DARTS_SPACE).compose(preset, device="cpu", data="digits")
     made = search_options_of(name, 7, Entry(DARTS_SPACE, given), {})
     assert made.network.channels == given.network.channels
@@ -501,7 +501,7 @@ def test_options_of_all_methods(name: str, preset: str) -> None:
 
 class TestWithoutTraining:
     def test_a_budget_asks_for_no_more_than_the_user(self) -> None:
-        """What costs nothing is done as often as is wanted; what costs is done as far as the budget pays for it."""
+        """A search without cost goes on as long as is wanted; one with a cost as far as the budget pays for it."""
         entry = Entry(DARTS_SPACE, options())
         free, naswot = (f"training-free-{name}" for name in ("parameters", "naswot"))
         assert EpochCost(0.0, 0.0).epochs(Budget(3, "epochs")) > 10**9

@@ -83,7 +83,7 @@ class TestParameters:
 
     @pytest.mark.parametrize("space", SPACES)
     def test_costs_of_places_add_up_in_every_space_of_images(self, space: str) -> None:
-        """What a built network has, by its parameters and an independent counter, of random architectures."""
+        """Counts are those of built random networks, by their parameters and an independent counter."""
         where = get_space(space)
         if where.task != "images":
             pytest.skip("no images")
@@ -112,7 +112,7 @@ class TestParameters:
         assert costs.least((2, 2, 2, 2)) == costs.parameters(smallest) <= min(sizes)
 
     def test_supernet_has_every_candidate(self) -> None:
-        """By the formulas of the operations: of 98 places of a cell 14 for each of the seven operations."""
+        """Counts follow the operations' formulas: of 98 places of a cell 14 for each of the seven operations."""
         c, cells = 4, 3
         shape = NetworkOptions(channels=c, cells=cells, classes=3, in_channels=1)
         depthwise = {3: 9 * c, 5: 25 * c}

@@ -10,8 +10,9 @@ from making import build_network, build_supernet
 from torch import Tensor, nn
 
 from isnas import DARTS_SPACE, GENOTYPES, CellGenotype, Edge, Genotype, UserError
-from isnas.networks.core import drop_path, drop_skips
+from isnas.networks.core import drop_path
 from isnas.networks.darts import AuxiliaryHead, NetworkOptions, Outputs
+from isnas.networks.images import drop_skips
 from isnas.networks.operations import BYPASS, OPERATIONS, bypassing
 from isnas.spaces.darts import PRIMITIVES
 
@@ -55,7 +56,7 @@ def as_in_darts(name: str, c: int, stride: int) -> nn.Module:
 
 
 def cell_of(*nodes: str, concat: tuple[int, ...] = (2, 3, 4, 5)) -> CellGenotype:
-    """E.g. ``cell_of("skip_connect<0 max_pool_3x3<1", "", ...)``."""
+    """Return a cell by the texts of its nodes, as in ``cell_of("skip_connect<0 max_pool_3x3<1", "", ...)``."""
     edges = [[word.split("<") for word in node.split()] for node in nodes]
     return CellGenotype(tuple(tuple(Edge(o, int(i)) for o, i in node) for node in edges), concat)
 
@@ -247,8 +248,8 @@ class TestDropPath:
         states: list[Tensor] = []
         network.cells[0].inputs[0].register_forward_hook(lambda _, __, out: states.append(out))
         network.cells[0].register_forward_hook(lambda _, __, out: states.append(out[:, :2]))
-        kept = drop_path(network.active(), images, 0.5, torch.Generator().manual_seed(0))
-        network(torch.randn(images, 1, 8, 8), drop_path_mask=kept)
+        mask = drop_path(network.active(), images, 0.5, torch.Generator().manual_seed(0))
+        network(torch.randn(images, 1, 8, 8), drop_path_mask=mask)
         return states[0], states[1]
 
     def test_silences_whole_operations_per_image_and_scales_the_others(self) -> None:
@@ -263,7 +264,7 @@ class TestDropPath:
 
     @pytest.mark.parametrize("closing_norm", ["none", "all"])
     def test_silences_skips_where_asked_to(self, closing_norm: str) -> None:
-        """As in the published one-stage code: a skip that ends in a batch norm is no identity there."""
+        """A skip that ends in a batch norm is no identity there, as in the published one-stage code."""
         cell = cell_of("skip_connect<0", "", "", "")
         read, node = self.states(cell, 400, skips=True, closing_norm=closing_norm)
         if closing_norm == "all":
@@ -281,25 +282,25 @@ class TestDropPath:
                 assert operation.droppable == (not key.endswith(BYPASS))
 
     def test_operations_are_dropped_independently(self) -> None:
-        kept = drop_path(40, 500, 0.2, torch.Generator().manual_seed(1))
-        assert set(kept.unique().tolist()) == {0.0, 1.25}
-        assert kept.mean().item() == pytest.approx(1, abs=0.02)  # six standard deviations
-        correlations = torch.corrcoef(kept) - torch.eye(40)
+        mask = drop_path(40, 500, 0.2, torch.Generator().manual_seed(1))
+        assert set(mask.unique().tolist()) == {0.0, 1.25}
+        assert mask.mean().item() == pytest.approx(1, abs=0.02)  # six standard deviations
+        correlations = torch.corrcoef(mask) - torch.eye(40)
         assert correlations.abs().max() < 6 / 500**0.5
 
     def test_each_operation_has_its_own_row(self) -> None:
-        """In the order of cells, nodes, and their operations."""
+        """Rows are in the order of cells, nodes, and their operations."""
         network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
         assert network.active() == 3 * 8
-        kept = torch.rand(24, 4)
-        terms = [t for cell in network.incoming(None, kept) for node in cell for t in node]
-        assert torch.equal(torch.stack([term.drop_path_mask for term in terms]), kept)
+        mask = torch.rand(24, 4)
+        terms = [t for cell in network.incoming(None, mask) for node in cell for t in node]
+        assert torch.equal(torch.stack([term.drop_path_mask for term in terms]), mask)
 
     def test_rate_0_changes_nothing(self) -> None:
         network = build_network(GENOTYPES["DARTS_V2"], 2, 3, 10, in_channels=1)
         x = torch.randn(4, 1, 8, 8)
-        kept = drop_path(network.active(), 4, 0.0, torch.Generator())
-        assert torch.equal(network(x, drop_path_mask=kept), network(x))
+        mask = drop_path(network.active(), 4, 0.0, torch.Generator())
+        assert torch.equal(network(x, drop_path_mask=mask), network(x))
 
 
 class TestBuilding:

@@ -296,14 +296,14 @@ def test_dropout_multiplies_what_the_classifier_reads(fill_norms: Fill) -> None:
 def test_drop_path_silences_operations_alone(fill_norms: Fill) -> None:
     network = extract(supernet_of("sum", fill_norms), drawn(3).places()).eval()
     places = network.places[KIND]
-    kept = torch.ones(len(places), 5, dtype=torch.float64)
-    torch.testing.assert_close(network(images(), drop_path_mask=kept), network(images()))
+    mask = torch.ones(len(places), 5, dtype=torch.float64)
+    torch.testing.assert_close(network(images(), drop_path_mask=mask), network(images()))
     skips = [i for i, place in enumerate(places) if place.source < place.node]
-    kept[skips] = 0.0
-    torch.testing.assert_close(network(images(), drop_path_mask=kept), network(images()))
-    kept = torch.ones_like(kept)
-    kept[[i for i in range(len(places)) if i not in skips]] = 0.0
-    assert not torch.allclose(network(images(), drop_path_mask=kept), network(images()))
+    mask[skips] = 0.0
+    torch.testing.assert_close(network(images(), drop_path_mask=mask), network(images()))
+    mask = torch.ones_like(mask)
+    mask[[i for i in range(len(places)) if i not in skips]] = 0.0
+    assert not torch.allclose(network(images(), drop_path_mask=mask), network(images()))
 
 
 def test_odd_sizes_and_small_images_run() -> None:

@@ -98,7 +98,7 @@ def test_folding_is_exact(training: bool) -> None:
 
 
 def test_coefficients_equal_scaled_outputs_in_the_discrete_network() -> None:
-    """One cell by hand: each node is the sum of its scaled operations."""
+    """Run one cell by hand: each node is the sum of its scaled operations."""
     supernet = build_nasbench201_supernet(
         NASBench201Options(channels=3, cells=1, closing_norm="all")
     ).double()

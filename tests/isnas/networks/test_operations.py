@@ -157,7 +157,7 @@ print("done")
 
 
 def test_every_primitive_is_known() -> None:
-    """So that the test of operations above has seen all that a space can name."""
+    """The test of operations above has seen all that a space can name."""
     assert {*DARTS_SPACE.primitives, *NASBENCH201_SPACE.primitives, BYPASS} <= {*OPERATIONS, "none"}
 
 

@@ -1,4 +1,4 @@
-"""What a training step costs, as far as that does not depend on the machine; and what precision it has."""
+"""Cost of a training step, as far as it does not depend on the machine; and its precision."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class TestWeightsStep:
         assert found <= 1.02 * saved_bytes(lambda: single.weights.loss((x, y))[0], kept)
 
     def test_same_state_of_the_optimizer(self, toy_data: Callable[..., Dataset]) -> None:
-        """Of what has been active, and nothing else."""
+        """The optimizer's state is that of the parameters that have been active, and nothing else."""
         stage = two_stage(toy_data)
         for batch in itertools.islice(stage.batches(0, 0), 2):
             stage.train_step(batch)
@@ -392,9 +392,9 @@ class TestCompiling:
             if name == FROZEN:
                 coefficients = stage.code.double().coefficients()
             random = torch.Generator().manual_seed(0)
-            kept = drop_path(stage.network.active(coefficients), len(x), 0.3, random).double()
+            mask = drop_path(stage.network.active(coefficients), len(x), 0.3, random).double()
             loss, _ = stage.weights.loss(
-                (x, y), coefficients, auxiliary_weight=0.4, drop_path_mask=kept
+                (x, y), coefficients, auxiliary_weight=0.4, drop_path_mask=mask
             )
             loss.backward()
             found.append({n: p.grad for n, p in stage.network.named_parameters()})

@@ -427,7 +427,7 @@ def go(name: str, run: str, kill_in_write: int) -> None:
 
 
 def phase_of(run: Path) -> str:
-    """Where a run was when it was killed, by its last whole line of metrics."""
+    """Return where a run was when it was killed, by its last whole line of metrics."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
@@ -442,7 +442,7 @@ def phase_of(run: Path) -> str:
 def test_killed_runs_end_as_the_uninterrupted_one(
     name: str, reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    """At least 12 kills in each mode, in both phases, at random moments and inside the writing of files."""
+    """Each mode is killed at least 12 times, in both phases, at random moments and inside the writing of files."""
     moments = random.Random(f"kill {name}")
     context = multiprocessing.get_context("forkserver")
     # what takes seconds to import; the optimizers import the second

@@ -19,8 +19,7 @@ from torch.optim import lr_scheduler
 import isnas
 from isnas import DARTS_SPACE, UserError, cli, commands
 from isnas.runs.evaluation import evaluation_schema
-from isnas.runs.training import WeightTrainer as Weights
-from isnas.runs.training import to_device
+from isnas.runs.training import WeightTrainer, to_device
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
 
@@ -38,13 +37,13 @@ class Scores(nn.Module):
         return (self.scores, 3 * self.scores) if auxiliary else self.scores
 
 
-def weights(**options: Any) -> Weights:
+def weights(**options: Any) -> WeightTrainer:
     random = torch.Generator().manual_seed(0)
     scores = torch.randn(6, 4, generator=random)
     return trainer_of(Scores(scores), **options)
 
 
-def rates(made: Weights, epochs: int) -> list[float]:
+def rates(made: WeightTrainer, epochs: int) -> list[float]:
     found = []
     for epoch in range(epochs):
         made.set_learning_rate(epoch / epochs, epoch)
@@ -55,7 +54,7 @@ def rates(made: Weights, epochs: int) -> list[float]:
 class TestLayout:
     @pytest.mark.parametrize("layout", ["fastest", "channels-last", "contiguous"])
     def test_is_an_option(self, layout: str) -> None:
-        """By default weights lie channels last on the CPU."""
+        """Weights lie channels last on the CPU by default."""
         network = isnas.build_network(isnas.GENOTYPES["DARTS_V2"], channels=2, cells=3)
         weight = to_device(network, torch.device("cpu"), layout).stem[0].weight
         last = layout != "contiguous"
@@ -91,7 +90,7 @@ class TestSchedule:
         assert rates(made, epochs) == pytest.approx(found, rel=1e-9)
 
     def test_linear_tail_is_that_of_the_imagenet_scripts(self) -> None:
-        """``adjust_lr`` of PC-DARTS's and ISTA-NAS's, and what overwrites it in the first five epochs."""
+        """It is ``adjust_lr`` of PC-DARTS and ISTA-NAS, with the warm-up that overwrites its first five epochs."""
         epochs, start = 250, 0.5
         expected = []
         for epoch in range(epochs):
@@ -147,14 +146,16 @@ class TestSchedule:
 
     def test_one_stage_warms_up_in_its_first_epochs_only(self, tmp_path: Path) -> None:
         seen = []
-        original = Weights.set_learning_rate
+        original = WeightTrainer.set_learning_rate
 
-        def record(self: Weights, done: float, epoch: int | None = None, *more: object) -> None:
+        def record(
+            self: WeightTrainer, done: float, epoch: int | None = None, *more: object
+        ) -> None:
             original(self, done, epoch, *more)
             seen.append((epoch, self.optimizer.param_groups[0]["lr"]))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Weights, "set_learning_rate", record)
+            patch.setattr(WeightTrainer, "set_learning_rate", record)
             isnas.train(
                 out=tmp_path / "run",
                 channels=2,

@@ -228,7 +228,7 @@ class TestFolder:
     def test_a_link_that_comes_in_between_is_not_followed(
         self, outside: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was a file when it was looked at is a link when it is opened."""
+        """A file when it was looked at is a link when it is opened."""
         folder = Folder(outside.parent.parent / "folder")
         (folder.path / "a").symlink_to(outside)
         monkeypatch.setattr(Folder, "_mode", lambda *_: stat.S_IFREG)

@@ -223,7 +223,7 @@ class TestDescriptions:
 class TestRanges:
     @ALL
     def test_every_option_that_has_a_range_is_checked(self, schema: Schema) -> None:
-        """What is not in the list above is free text that is checked where it is used."""
+        """All values outside the list above are free texts that are checked where they are used."""
         own = {name for name, field in schema.fields.items() if field.part != "evaluation"}
         assert own - set(BAD) <= {"data_root", "device"}
 

@@ -1,4 +1,4 @@
-"""What is nearly right gets a suggestion, wherever a command takes words."""
+"""Suggestions for what is nearly right, wherever a command takes words."""
 
 from __future__ import annotations
 

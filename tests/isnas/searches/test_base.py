@@ -1,4 +1,4 @@
-"""What searches with shared weights rest on: an architecture alone, its accuracy with shared weights, two halves."""
+"""Ground of searches with shared weights: an architecture alone, its accuracy with shared weights, two halves."""
 
 from __future__ import annotations
 

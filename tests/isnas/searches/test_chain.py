@@ -99,7 +99,7 @@ def test_an_identity_is_a_candidate_like_the_others(toy_data: Callable[..., Data
 
 @pytest.mark.parametrize("coefficient", [0.3, 3.0])
 def test_before_a_batch_norm_a_coefficient_has_no_effect(coefficient: float) -> None:
-    """Why the published search learns little here: the next layer's norm takes a positive factor back."""
+    """The published search learns little here, because the next layer's norm takes a positive factor back."""
     supernet = isnas.build_supernet(CHAIN_SPACE, channels=4, features=16).double()
     for module in supernet.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

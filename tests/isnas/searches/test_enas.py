@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isnas import DARTS_SPACE, NASBENCH201_SPACE, Coefficients, Dataset, Genotype, Space, UserError
-from isnas.networks.core import CellNetwork
 from isnas.networks.darts import NetworkOptions
+from isnas.networks.images import ImageNetwork
 from isnas.networks.operations import BatchNorm
 from isnas.searches.enas import EnasOptions, EnasSearch
 from isnas.searches.registry import create_search, search_options
@@ -131,7 +131,7 @@ class Toy(Space):
     name, network = "toy", "darts"
 
 
-class Contrived(CellNetwork):
+class Contrived(ImageNetwork):
     """Right about a share of the images, that of good places (the first primitive) among those that run."""
 
     def __init__(self, space: Space) -> None:

@@ -1,4 +1,4 @@
-"""What random sharing and ENAS share: which images and operations are used when, the last choice, exact resumption."""
+"""Common behaviour of random sharing and ENAS: images and operations used when, the last choice, exact resumption."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class TestChoice:
 
 
 def saved(state: dict[str, Any]) -> dict[str, Any]:
-    """What comes back from a checkpoint."""
+    """Return the state that comes back from a checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

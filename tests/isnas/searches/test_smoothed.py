@@ -60,7 +60,7 @@ def test_fair_paths_train_all_alike(space: Space) -> None:
 
 
 def test_balanced_codes_compete() -> None:
-    """What a step adds to the candidates of an edge sums to nothing: more of one is less of the others."""
+    """The changes that a step makes to an edge's candidates sum to nothing: more of one is less of the others."""
     code = SparseCode(NASBENCH201_SPACE, SparseCodeOptions(matrix="balanced", m=(3, 6, 9)))
     for A, choice in zip(code.A, code.choices, strict=True):
         square = A @ A.T

@@ -45,7 +45,7 @@ def draw_genotype(draw: random.Random) -> Genotype:
 
 
 def isomorphic(a: CellGenotype, b: CellGenotype) -> bool:
-    """Whether some renaming of nodes turns one graph into the other: by trying all, order or no order."""
+    """Return whether some renaming of nodes turns one graph into the other: by trying all, order or no order."""
 
     def graph(
         cell: CellGenotype, name: tuple[int, ...]

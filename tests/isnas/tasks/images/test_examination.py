@@ -1,4 +1,4 @@
-"""What the test of a classifier shows: scikit-learn's confusion matrix, and the wrong answers it was surest of."""
+"""Exhibits of the test of a classifier: scikit-learn's confusion matrix, and the wrong answers it was surest of."""
 
 import io
 import json
