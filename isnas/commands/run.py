@@ -166,15 +166,17 @@ def carry_out(
     data = task.to(data, device)
     among = f"; {in_words(processes())}" if processes() > 1 else ""
     progress.say(f"{task.in_words(data)}; device {device}{among}")
-    parts = job.parts(job, run, data, device)
-    if "parts" not in run.config:
-        run.config["parts"] = [part.name for part in parts]
+    new = "parts" not in run.config
+    if new:
         run.config["threads"] = broadcast(
             lambda: runtime.threads or (1 if task.tiny(data) else torch.get_num_threads())
         )
-        with together():
-            run.write_config()
     with cpu_threads(run.config["threads"]):
+        parts = job.parts(job, run, data, device)
+        if new:
+            run.config["parts"] = [part.name for part in parts]
+            with together():
+                run.write_config()
         results = execute(
             run,
             parts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..runtime.processes import check_batch_size, processes
 from ..runtime.progress import Progress
 from ..runtime.randomness import generator
 from ..searches.base import Search, Setting
-from ..searches.limits import choices_within
+from ..searches.limits import Limits, choices_within
 from ..searches.registry import method_named
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
@@ -107,6 +108,11 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
     options, task = job.options, job.task
     method = method_named(job.record["method"], job.space)
     setting = _setting(job, data, device)
+    if "latency" in (limits := Limits(setting)).bounds:
+        # measured once: what goes on goes by the same table
+        if "latencies" not in run.config:
+            run.config["latencies"] = limits.latencies.to_json(job.space)
+        setting = replace(setting, latencies=run.config["latencies"])
     recipe = options.evaluation
     if recipe is not None:
         check_batch_size(recipe.optimizer.batch_size, processes())
@@ -143,7 +149,7 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
             return training(Genotype.parse(results["search"]["genotype"], job.space))
 
         parts.append(Part("found", begin, trained))
-        choices = choices_within(setting, options.to_json().get("s"))
+        choices = choices_within(Limits(setting), options.to_json().get("s"))
         for i in range(options.follow_up.random_architectures):
             drawn = choices.random(generator(options.runtime.seed, "random", i))
             parts.append(

@@ -73,8 +73,8 @@ class ComparisonOptions(BaseOptions):
     sampled : int
         Random architectures that are trained by the same recipe, and scored by every search for Kendall's tau.
     limit : tuple of str
-        How large what is found may be, as it is judged: parameters=3.7M, multiply-adds=600M, or both; for methods that
-        keep limits.
+        The largest network that may be found, as it is judged: parameters=3.7M, multiply-adds=600M, latency=5ms (on the
+        device at hand), or several of them.
     hand_made : bool
         Whether networks that nobody searched, as large as random architectures on the average, are trained by the same
         recipe, with as many seeds.
@@ -292,8 +292,6 @@ def compare(
     changes = changes_of(options.comparison.set, space)
     if idle := sorted(set(changes) - set(methods)):
         raise UserError(f"set: {', '.join(idle)} is not among the methods that are compared")
-    if options.comparison.limit and (without := _without_limits(methods, space)):
-        raise UserError(f"limit: {', '.join(without)} cannot keep one: leave them out")
     for method in methods:  # a mistake shows now, not after hours
         own = search_options_of(method, 0, Entry(space, options), changes.get(method, {}))
         target = options.evaluation.network
@@ -331,10 +329,6 @@ def compare(
             progress=progress,
         )
         return Comparison(directory, rows.rows, table_of(rows, table_text))
-
-
-def _without_limits(methods: Sequence[str], space: Space) -> list[str]:
-    return [name for name in methods if "limit" not in METHODS[name].schema(space).fields]
 
 
 def _settings(space: Space, options: Composition, data: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def row_form(measure: Measure) -> Form:
         "multiply_adds": Whole(),
         "evaluation_seconds": Number(0),
         **{name: Number(0) for name in ("trained", "evaluated", "passes", "over")},
+        "latency": Number(0),
         "peak_memory": Optional(Whole()),
         "schedule": Optional(Whole()),
         "own_value": Optional(value),
@@ -153,9 +154,9 @@ def run_trial(
         ``method``, ``seed``; ``genotype`` and how it was judged: ``test_<measure>``, ``test_loss``, ``parameters``,
         ``multiply_adds``, ``skips``; of a search also ``trained`` and ``evaluated`` units, ``passes``, ``epochs``
         (passes in epochs), ``seconds``, ``peak_memory`` (bytes), its ``schedule`` in epochs, ``over`` (spent divided by
-        the budget), ``own_value`` of its own network, and ``scores`` of the sampled architectures; of a hand-made
-        network its ``width`` instead of a genotype. What is not known is None. A search that diverged has an ``error``
-        instead.
+        the budget), ``own_value`` of its own network, ``latency`` in seconds where it is limited, and ``scores`` of the
+        sampled architectures; of a hand-made network its ``width`` instead of a genotype. What is not known is None. A
+        search that diverged has an ``error`` instead.
     """
     from .compare import comparison_schema
 
@@ -217,7 +218,10 @@ def _parts(
     yield {"schedule": stage.epochs, "own_value": own, "scores": None}
     if not stage.trains_children:
         yield {"scores": [stage.score(sampled(i, entry.space)) for i in range(number)]}
-    yield judged(stage.genotype(), seed, entry, data, device)
+    genotype = stage.genotype()
+    if "latency" in stage.limits.bounds:
+        yield {"latency": stage.limits.sizes(genotype)["latency"]}
+    yield judged(genotype, seed, entry, data, device)
 
 
 def _searched(

@@ -43,7 +43,7 @@ def kendall(row: dict[str, Any], rows: Sequence[dict[str, Any]], measure: Measur
     return rank_correlation(*zip(*pairs, strict=True))
 
 
-def _header(task: Task) -> tuple[str, ...]:
+def _header(task: Task, latency: bool) -> tuple[str, ...]:
     measure = task.measure
     unit = f" {measure.unit}" if measure.unit else ""
     return (
@@ -53,6 +53,7 @@ def _header(task: Task) -> tuple[str, ...]:
         f"own network's{unit}",
         "parameters",
         "multiply-adds",
+        *(("latency ms",) if latency else ()),
         "skips",
         "search seconds",
         "passes in epochs",
@@ -75,6 +76,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         values = [row[name] / unit for row in some if row.get(name) is not None]
         return mean_and_deviation(values, digits) if values else ""
 
+    latency = any("latency" in row for row in rows)
     lines, failures, hand_made = [], [], []
     for method in (*METHODS, SAMPLED, *HAND_MADE):
         of_method = [row for row in rows if row["method"] == method]
@@ -95,6 +97,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
                 column(good, "own_value", 1 / measure.scale),
                 column(good, "parameters", 1, 0),
                 column(good, "multiply_adds", 1, 0),
+                *((column(good, "latency", 1e-3),) if latency else ()),
                 column(good, "skips", 1, 1),
                 column(of_method, "seconds", 1, 1),
                 column(of_method, "epochs") + ("*" if over else ""),
@@ -108,7 +111,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     budget = Budget.parse(settings["budget"])
     text = (
         f"# Methods compared on {settings['data']}, {budget.amount:g} {budget.unit} of search each\n\n"
-        f"{markdown_table(_header(task), lines)}\n"
+        f"{markdown_table(_header(task, latency), lines)}\n"
         f"{_meaning(settings, task)}\n\n"
     )
     if hand_made:
@@ -153,7 +156,8 @@ def _meaning(settings: dict[str, Any], task: Task) -> str:
         limits = ", ".join(f"`{each}`" for each in settings["limit"])
         text += (
             f"\n\nWhat a search finds is within the limits {limits}; the random architectures and hand-made networks "
-            "are not held to them."
+            "are not held to them. One-stage training holds to them the network that it trains itself. A latency is a "
+            "sum of measured operations, measured anew by each search."
         )
     if not settings["sampled"]:
         return text

@@ -95,18 +95,18 @@ class PlaceCosts:
             on_meta = supernet.discrete(supernet.places).eval()
             passes = multiply_adds_of_modules(on_meta, size)
         self.costs: dict[str, dict[Place, int]] = {}
-        self._passes: dict[str, dict[Place, int]] = {}
+        self.passes: dict[str, dict[Place, int]] = {}
         for kind in supernet.space.kinds:
             of_places = {p: supernet.operations_at(kind, [p]) for p in supernet.places[kind]}
             self.costs[kind] = {p: sum(map(count_parameters, of)) for p, of in of_places.items()}
-            self._passes[kind] = {
+            self.passes[kind] = {
                 p: sum(passes.get(names[m], 0) for each in of for m in each.modules())
                 for p, of in of_places.items()
             }
         every = sum(sum(costs.values()) for costs in self.costs.values())
         self.rest = count_parameters(supernet) - every
         auxiliary = sum(n for name, n in passes.items() if name.startswith("auxiliary_head."))
-        every = sum(sum(costs.values()) for costs in self._passes.values())
+        every = sum(sum(costs.values()) for costs in self.passes.values())
         self._rest_passes = sum(passes.values()) - auxiliary - every
         self._counted = size is not None
         self._one_by_one = None if supernet.additive else (supernet, size)
@@ -128,7 +128,7 @@ class PlaceCosts:
         if self._one_by_one is not None:
             supernet, size = self._one_by_one
             return count_multiply_adds(supernet.discrete(places), size)
-        passes = sum(self._passes[kind][p] for kind in places for p in places[kind])
+        passes = sum(self.passes[kind][p] for kind in places for p in places[kind])
         return self._rest_passes + passes
 
     def least(self, s: Sequence[int]) -> int:

@@ -23,6 +23,7 @@ from ..runtime.options import BaseOptions, Composition
 from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Feed, Task
+from .limits import Limits
 
 RECURRENT = {
     "epochs": 3,
@@ -70,6 +71,8 @@ class Setting:
         Options with the parts `data`, `network`, `optimizer`, `runtime`, `method` and those that the search declares.
     target : optional
         The shape of the network that is made of what is found, which limits are about; by default the search's.
+    latencies : mapping, optional
+        The table of latencies that the run has recorded (`LatencyTable.to_json`); by default measured when needed.
     """
 
     space: Space
@@ -78,6 +81,7 @@ class Setting:
     device: torch.device
     options: Composition
     target: Any = None
+    latencies: Mapping[str, Any] | None = None
 
     def network_shape(self, **changes: Any) -> Any:
         """Return the shape of a network for these options and data, with changes of what is not the user's."""
@@ -131,11 +135,17 @@ class Search(Stage):
         self.space = setting.space
         self.data = setting.data
         self.device = setting.device
+        self.limits = self.limits_of(setting)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
         """Return further parts of its options, such as those of its code."""
         return {}
+
+    @classmethod
+    def limits_of(cls, setting: Setting) -> Limits:
+        """Return the limits of what a search may find."""
+        return Limits(setting)
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:

@@ -28,7 +28,7 @@ from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import RECURRENT, Search, Setting, check_s
-from .limits import LimitOptions, Limits, choices_within
+from .limits import choices_within
 
 CHILDREN = {
     **EVALUATION_PRESETS["paper"]["darts"],
@@ -410,12 +410,11 @@ class ChildrenSearch(Search):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.limits = Limits(setting)
-        self.choices = choices_within(setting, self.options.method.s)
+        self.choices = choices_within(self.limits, self.options.method.s)
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"regularization": task.regularization_options, "limits": LimitOptions}
+        return {"regularization": task.regularization_options}
 
     @classmethod
     def create(cls, setting: Setting) -> ChildrenSearch:

@@ -266,7 +266,7 @@ class EnasSearch(PathSearch):
                 for i in range(options.samples)
             ]
             found = [
-                self.task.reward(self.score(self.choices.genotype(sample.chosen), [next(batches)]))
+                self._reward(self.choices.genotype(sample.chosen), next(batches))
                 for sample in samples
             ]
             self.reinforce.step(samples, found)
@@ -274,13 +274,20 @@ class EnasSearch(PathSearch):
             entropies += [float(sample.entropy.detach()) for sample in samples]
         return {"reward": fmean(rewards), "entropy": fmean(entropies)}
 
+    def _reward(self, genotype: Genotype, batch: Any) -> float:
+        """Return the reward of an architecture; nothing for one beyond the limits."""
+        if not self.limits.allow(genotype):
+            return 0.0
+        return self.task.reward(self.score(genotype, [batch]))
+
     def score_candidates(self) -> None:
-        """Sample the last architectures and score them."""
+        """Sample the last architectures and score them; of those beyond the limits what is nearest within."""
         batches = list(self.validation(self.options.method.validation_amount).epoch(0))
         self.scores.clear()
         for i in range(self.options.method.final_samples):
             with torch.no_grad():
                 genotype = self.choices.genotype(self.sample("final sample", i).chosen)
+            genotype = self.limits.nearest(genotype)
             if genotype not in self.scores:
                 self.scores[genotype] = self.score(genotype, batches)
 

@@ -130,7 +130,7 @@ class GdasSearch(SupernetSearch):
         return found
 
     def genotype(self) -> Genotype:
-        return self.code.genotype()
+        return self.limits.nearest(self.code.genotype(), self.code.values())
 
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch

@@ -222,8 +222,8 @@ class HmNasSearch(SupernetSearch):
         )
 
     def genotype(self) -> Genotype:
-        """Return the architecture of the places that survive now: all of them until masks are learnt."""
-        return self.code.genotype()
+        """Return the architecture of the places that survive now, within the limits; of all until masks are learnt."""
+        return self.limits.nearest(self.code.genotype(), self.code.values(), drop=True)
 
     def trained_network(self) -> CellNetwork | None:
         """Return the found network with its weights; None before fine-tuning."""
@@ -281,11 +281,11 @@ class HmNasSearch(SupernetSearch):
         elif self.epoch + 1 == self.phase_ends[1]:
             self.weight_masks.apply_to_weights()
             self._begin_fine_tuning()
-        survivors = self.code.survivors()
+        genotype = self.genotype()
         return {
             **metrics,
-            "genotype": str(Genotype.from_places(survivors, self.space)),
-            "places": sum(map(len, survivors.values())),
+            "genotype": str(genotype),
+            "places": sum(map(len, genotype.places(self.space).values())),
             "surviving_weights": self.surviving_weights,
         }
 
@@ -306,7 +306,7 @@ class HmNasSearch(SupernetSearch):
         self.phase = "fine-tuning"
         self.supernet.requires_grad_(False)
         self.weight_masks = self.mask_optimizer = None
-        found = fold(self.supernet, self.code.coefficients_at(self.code.survivors()))
+        found = fold(self.supernet, self.code.coefficients_at(self.genotype().places(self.space)))
         self.network = to_device(found, self.device, self.options.runtime.layout).train()
         optimizer = replace(
             self.options.optimizer,

@@ -1,28 +1,46 @@
-"""Limits of what a search may find: how large its network may be."""
+"""Limits of what a search may find: parameters, multiply-adds and latency of its network.
+
+How a search keeps them depends on what it is. Searches that draw architectures draw them within the limits. What the
+weights of operations or masks stand for is brought within them by the cheapest exchanges (`Limits.nearest`). Sparse
+codes refuse a recovery beyond the limits, and can be penalised for it (`isnas.searches.sparse_search`).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 
 from ..codes.choices import Choices
+from ..networks.core import CellNetwork
 from ..networks.counting import PlaceCosts
+from ..networks.latency import LatencyTable
 from ..networks.registry import family
+from ..runs.training import to_device
 from ..runtime.errors import UserError, suggestion
 from ..runtime.options import BaseOptions
+from ..runtime.processes import broadcast
+from ..runtime.randomness import generator
+from ..spaces.base import Place, rows_of
 from ..spaces.genotype import Genotype
-from .base import Setting
 
-Quantity = Literal["parameters", "multiply-adds"]
+if TYPE_CHECKING:
+    from .base import Setting
+
+Quantity = Literal["parameters", "multiply-adds", "latency"]
 
 DRAWS = 10_000
 """Architectures that are drawn at most to find one within the limits."""
 
+WHOLE = 6
+"""Random networks that are measured whole for a table of latencies."""
+
 _FACTORS = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -32,9 +50,9 @@ class LimitOptions(BaseOptions):
     Parameters
     ----------
     limit : tuple of str
-        How large the network of what is found may be, in the size in which it is trained after the search (else in
-        that of the search): parameters=3.7M, multiply-adds=600M (of convolutions and linear layers, for one sample),
-        or both.
+        The largest network that may be found, in the size in which it is trained after the search (else in that of the
+        search): parameters=3.7M, multiply-adds=600M (of convolutions and linear layers, for one sample), latency=5ms
+        (of one sample, on the device of the run), or several of them.
     """
 
     limit: tuple[str, ...] = ()
@@ -44,8 +62,10 @@ class LimitOptions(BaseOptions):
         bounds_of(self.limit)
 
 
-def bounds_of(texts: tuple[str, ...]) -> dict[str, int]:
+def bounds_of(texts: tuple[str, ...]) -> dict[str, float]:
     """Return the largest allowed amount of each quantity that texts like ``parameters=3.7M`` name.
+
+    Latencies are in seconds.
 
     Raises
     ------
@@ -54,23 +74,24 @@ def bounds_of(texts: tuple[str, ...]) -> dict[str, int]:
 
     Examples
     --------
-    >>> bounds_of(("parameters=3.7M", "multiply-adds=600M"))
-    {'parameters': 3700000, 'multiply-adds': 600000000}
+    >>> bounds_of(("parameters=3.7M", "latency=5ms"))
+    {'parameters': 3700000, 'latency': 0.005}
     """
-    found: dict[str, int] = {}
+    found: dict[str, float] = {}
     for text in texts:
         name, _, amount = text.partition("=")
         known = get_args(Quantity)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", amount)
-        if name not in known or match is None:
+        factors = _SECONDS if name == "latency" else _FACTORS
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", amount)
+        if name not in known or match is None or match[2] not in factors:
             raise UserError(
-                f"limit must be {' or '.join(f'{each}=AMOUNT' for each in known)}, such as "
-                f"parameters=3.7M, with k, M, G or nothing behind the number; got {text!r}"
-                f"{suggestion(name, known)}"
+                f"limit must be {' or '.join(f'{each}=AMOUNT' for each in known)}, such as parameters=3.7M (k, M, G or "
+                f"nothing behind the number) or latency=5ms (s, ms or us); got {text!r}{suggestion(name, known)}"
             )
         if name in found:
             raise UserError(f"limit: {name} is given twice")
-        found[name] = round(float(match[1]) * _FACTORS[match[2]])
+        value = float(match[1]) * factors[match[2]]
+        found[name] = value if name == "latency" else round(value)
     return found
 
 
@@ -81,44 +102,167 @@ class Limits:
     ----------
     setting : Setting
         Its options have a part `limits`.
+    shape : optional
+        The shape of the networks that are limited; by default that of the training after the search, else the search's.
 
     Attributes
     ----------
-    bounds : dict of str to int
+    bounds : dict of str to float
         See `bounds_of`; empty where there are none.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, shape: Any = None) -> None:
         self.bounds = bounds_of(setting.options.limits.limit)
         self.space = setting.space
         self._setting = setting
-        self._costs: PlaceCosts | None = None
+        self._shape = shape
 
-    def sizes(self, genotype: Genotype) -> dict[str, int]:
-        """Return what an architecture has of each quantity."""
-        if self._costs is None:
-            setting, task = self._setting, self._setting.task
+    @cached_property
+    def _costs(self) -> PlaceCosts:
+        with torch.device("meta"):
+            supernet = self._supernet()
+        return PlaceCosts(supernet, self._setting.task.example(self._setting.data))
+
+    def _supernet(self, **seed: int) -> CellNetwork:
+        setting, shape = self._setting, self._shape
+        if shape is None:
             shape = setting.options.network if setting.target is None else setting.target
-            shape = replace(shape, **task.shape(setting.data))
-            with torch.device("meta"):
-                supernet = family(setting.space).build_supernet(setting.space, shape)
-            self._costs = PlaceCosts(supernet, task.example(setting.data))
+            shape = replace(shape, **setting.task.shape(setting.data))
+        return family(setting.space).build_supernet(setting.space, shape, **seed)
+
+    @cached_property
+    def latencies(self) -> LatencyTable:
+        """The measured costs of operations: those that the run has recorded, or measured now."""
+        setting = self._setting
+        if setting.latencies is not None:
+            return LatencyTable.from_json(setting.latencies, self.space)
+
+        def measured() -> dict[str, Any]:
+            seed = setting.options.runtime.seed
+            supernet = to_device(
+                self._supernet(seed=seed), setting.device, setting.options.runtime.layout
+            )
+            random = generator(seed, "latency")
+            drawn = [Choices(self.space).random(random).places(self.space) for _ in range(WHOLE)]
+            table = LatencyTable.measure(supernet, setting.task.example(setting.data), drawn)
+            return table.to_json(self.space)
+
+        return LatencyTable.from_json(broadcast(measured), self.space)
+
+    def sizes(self, genotype: Genotype) -> dict[str, float]:
+        """Return what an architecture has of each quantity; of latency only where it is limited."""
         places = genotype.places(self.space)
-        return {
+        found: dict[str, float] = {
             "parameters": self._costs.parameters(places),
             "multiply-adds": self._costs.multiply_adds(places),
         }
+        if "latency" in self.bounds:
+            found["latency"] = self.latencies.seconds(places)
+        return found
+
+    def excess(self, genotype: Genotype) -> float:
+        """Return how far an architecture is beyond its limits: the sum of max(0, amount / bound - 1)."""
+        if not self.bounds:
+            return 0.0
+        sizes = self.sizes(genotype)
+        return sum(max(0.0, sizes[name] / bound - 1) for name, bound in self.bounds.items())
 
     def allow(self, genotype: Genotype) -> bool:
         """Return whether an architecture keeps all limits."""
-        if not self.bounds:
-            return True
-        sizes = self.sizes(genotype)
-        return all(sizes[name] <= bound for name, bound in self.bounds.items())
+        return self.excess(genotype) == 0
+
+    def check_parameters(self, s: Sequence[int]) -> None:
+        """Raise a `UserError` when even the smallest architecture with `s` places has too many parameters."""
+        bound = self.bounds.get("parameters")
+        if bound is not None and bound < (least := self._costs.least(s)):
+            raise UserError(
+                f"limit: parameters must be at least {least:,}, those of the smallest architecture of this depth and "
+                f"width; got {bound:,}"
+            )
+
+    def share(self, kind: str, place: Place) -> float:
+        """Return the share of the limits that an operation takes: the sum of its costs, each divided by its bound."""
+        found = 0.0
+        for name, bound in self.bounds.items():
+            if name == "latency":
+                found += self.latencies.costs[kind][place] / bound
+            else:
+                table = self._costs.costs if name == "parameters" else self._costs.passes
+                found += table[kind][place] / bound
+        return found
+
+    def nearest(
+        self,
+        genotype: Genotype,
+        value: Mapping[str, Mapping[Place, float]] | None = None,
+        drop: bool = False,
+    ) -> Genotype:
+        """Return an architecture within the limits near to one that may be beyond them.
+
+        As long as it is beyond, one place is exchanged for another of its choice, or dropped where its group may stay
+        empty: of all exchanges that lessen the excess the one that costs the least value for it,
+
+            min over exchanges p -> q of (value(p) - value(q)) / (excess before - excess after).
+
+        Where costs add up, as they do but in the macro space, it finds an architecture whenever there is one.
+
+        Parameters
+        ----------
+        genotype : Genotype
+        value : mapping of kind to mapping of Place to float, optional
+            What the search thinks of each place; by default all are alike.
+        drop : bool
+            Whether a place may be dropped wherever the choice may have fewer.
+
+        Raises
+        ------
+        UserError
+            When no exchange lessens the excess any more.
+        """
+        while (excess := self.excess(genotype)) > 0:
+            best: tuple[float, Genotype] | None = None
+            places = genotype.places(self.space)
+            for kind, gone, come in self._exchanges(places, drop):
+                kept = [p for p in places[kind] if p != gone]
+                changed = {**places, kind: [*kept, come] if come is not None else kept}
+                found = Genotype.from_places(changed, self.space)
+                saved = excess - self.excess(found)
+                if saved <= 1e-12:
+                    continue
+                of_kind = value[kind] if value is not None else {}
+                lost = of_kind.get(gone, 0.0) - of_kind.get(come, 0.0)
+                price = lost / saved
+                if best is None or price < best[0]:
+                    best = price, found
+            if best is None:
+                raise UserError(
+                    f"limit {self.in_words()}: no architecture of this depth and width is that small"
+                )
+            genotype = best[1]
+        return genotype
+
+    def _exchanges(
+        self, places: Mapping[str, Sequence[Place]], drop: bool
+    ) -> Iterator[tuple[str, Place, Place | None]]:
+        """Yield (kind, place that goes, place that comes or None) for all single exchanges that the space allows."""
+        for choice in self.space.choices:
+            active = [p for p in places[choice.kind] if p in choice.candidates]
+            rows = rows_of(choice)
+            droppable = choice.groups is not None and choice.optional
+            taken = {i for i, row in enumerate(rows) for p in active if p in row}
+            for gone in active:
+                if (drop or droppable) and len(active) > choice.least:
+                    yield choice.kind, gone, None
+                for i, row in enumerate(rows):
+                    if gone in row or i not in taken:
+                        yield from ((choice.kind, gone, p) for p in row if p not in active)
 
     def in_words(self) -> str:
         """Return the limits as text."""
-        return " and ".join(f"{name}={bound:,}" for name, bound in self.bounds.items())
+        return " and ".join(
+            f"{name}={1e3 * bound:g}ms" if name == "latency" else f"{name}={bound:,}"
+            for name, bound in self.bounds.items()
+        )
 
 
 class LimitedChoices(Choices):
@@ -170,8 +314,6 @@ class LimitedChoices(Choices):
         return filter(self.limits.allow, super().all())
 
 
-def choices_within(setting: Setting, s: Any) -> Choices:
-    """Return the choices of a search's space; with limits, where it has some."""
-    if "limits" in setting.options.parts and (limits := Limits(setting)).bounds:
-        return LimitedChoices(limits, s)
-    return Choices(setting.space, s)
+def choices_within(limits: Limits, s: Any) -> Choices:
+    """Return the choices of a search's space; within its limits, where it has some."""
+    return LimitedChoices(limits, s) if limits.bounds else Choices(limits.space, s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,18 +9,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..codes.sparse import NodeRecovery, SparseCode
+from ..codes.sparse import NodeRecovery
 from ..networks.core import CellNetwork, train_affine
-from ..networks.counting import PlaceCosts
 from ..networks.folding import fold
 from ..runs.evaluation import EVALUATION_PRESETS
 from ..runs.training import named
-from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.processes import broadcast
 from ..runtime.randomness import generator
 from ..tasks.base import Feed, Task
 from .base import Setting
+from .limits import Limits
 from .sparse_search import (
     RECURRENT_CODE,
     SMOOTHED,
@@ -49,8 +47,6 @@ class OneStageOptions(SparseSearchOptions):
         The z that is meant: the whole solution, as in the published code, or what the cut leaves of it.
     freeze_floor : float
         A node is not frozen before ||z|| is this many times the threshold: it must have moved before it can settle.
-    size_limit : int or None
-        Refuse architectures whose discrete network has more parameters than this.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -58,14 +54,12 @@ class OneStageOptions(SparseSearchOptions):
         "search_epochs": 1,
         "freeze_threshold": 0,
         "freeze_floor": 0,
-        "size_limit": 1,
     }
 
     search_epochs: int = 15
     freeze_threshold: float = 1e-3
     freeze_by: Literal["solution", "cut"] = "solution"
     freeze_floor: float = 10.0
-    size_limit: int | None = None
 
 
 class OneStageTraining(SparseSearch):
@@ -98,7 +92,7 @@ class OneStageTraining(SparseSearch):
                 "min_learning_rate": 0.001,
                 "drop_skips": True,
                 "search_epochs": 600,
-                "size_limit": 3_700_000,
+                "limit": ("parameters=3.7M",),
             },
             # nobody's: DARTS's final training, with a search of as many epochs as DARTS's before it
             "recurrent": {
@@ -128,7 +122,6 @@ class OneStageTraining(SparseSearch):
         self.task.prepare(self.network, self.options.regularization)
         self.searched: int | None = None  # epochs of search, known when it has ended
         self.held_out = self.task.validation_feed(self.data, self.options.optimizer, self.device)
-        self._accept()
 
     def feeds(self) -> tuple[Feed, None]:
         feed = self.task.training_feed(
@@ -154,38 +147,9 @@ class OneStageTraining(SparseSearch):
     def network_changes(cls, setting: Setting) -> dict[str, Any]:
         return setting.task.network_needs(setting.options.regularization)
 
-    def first_code(self) -> SparseCode:
-        self.sizes = PlaceCosts(self.network)
-        limit = self.limit
-        least = self.sizes.least(self.options.code.fewest(self.space))
-        if limit is not None and limit < least:
-            raise UserError(
-                f"size_limit must be at least {least}, the parameters of the smallest architecture "
-                f"of this depth and width; got {limit}"
-            )
-        for draw in range(DRAWS):
-            code = SparseCode(self.space, self.options.code, seed=self.seed, draw=draw)
-            if self._small_enough(code):
-                return code
-        raise UserError(
-            f"size_limit {limit}: none of {DRAWS} random architectures of this depth and width is "
-            f"that small"
-        )
-
-    @property
-    def limit(self) -> int | None:
-        """Parameters that the discrete network may have."""
-        return self.options.method.size_limit
-
-    def _small_enough(self, code: SparseCode) -> bool:
-        return self.limit is None or self.sizes.parameters(code.places) <= self.limit
-
-    def _accept(self) -> None:
-        """Remember the codes as they are, to come back to when a later architecture is too large."""
-        self._accepted = None
-        if self.limit is not None:
-            state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
-            self._accepted = copy.deepcopy(state)
+    @classmethod
+    def limits_of(cls, setting: Setting) -> Limits:
+        return Limits(setting, cls.shape(setting))
 
     def trained_network(self) -> CellNetwork:
         """Return the network of the present architecture with its trained weights, folded."""
@@ -245,6 +209,8 @@ class OneStageTraining(SparseSearch):
             self.network, batch, self.options.regularization, done, coefficients, random
         )
         loss, metrics = self.weights.loss(batch, coefficients, **extra)
+        if self.searching and not scored:
+            loss = loss + self.penalty(coefficients)
         loss.backward()
         self.weights.update()
         if self.searching and not scored:
@@ -258,14 +224,8 @@ class OneStageTraining(SparseSearch):
             found = self.task.validated(self.trained_network(), feed) if feed else {}
             return {"phase": "training", **found}
         before = [z.clone() for z in self.code.z]
-        recovery = self.code.recover()
-        refused = not self._small_enough(self.code)
-        if refused:
-            # copies: an optimizer goes on with the very tensors that it is given
-            accepted = copy.deepcopy(self._accepted)
-            self.code.load_state_dict(accepted["code"])
-            self.code_optimizer.load_state_dict(accepted["adam"])
-        elif not self.warming_up:
+        recovery, refused = self.recover()
+        if not refused and not self.warming_up:
             for i, node in enumerate(recovery):
                 if not self.code.frozen[i] and self._settled(node, self.code.z[i] - before[i]):
                     self._freeze(i)
@@ -280,7 +240,7 @@ class OneStageTraining(SparseSearch):
         return {
             "phase": "search",
             "genotype": str(self.genotype()),
-            "supports_changed": "refused: too large" if refused else changed_nodes(recovery),
+            "supports_changed": changed_nodes(recovery, refused),
             "frozen": sum(self.code.frozen),
         }
 
@@ -313,15 +273,13 @@ class OneStageTraining(SparseSearch):
         return text
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"searched": self.searched, "accepted": self._accepted}
-        return {**super().state_dict(), **own}
+        return {**super().state_dict(), "searched": self.searched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.searched = state["searched"]
         if not self.searching:
             self.weights.compile()
-        self._accepted = copy.deepcopy(state["accepted"])
         for i, frozen in enumerate(self.code.frozen):
             if frozen:
                 self._release(i)

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..networks.core import CellNetwork
-from ..runtime.options import BaseOptions
 from ..runtime.randomness import generator
 from ..spaces.genotype import Genotype
-from ..tasks.base import Task
 from .base import RECURRENT, Setting
-from .limits import LimitOptions, choices_within
+from .limits import choices_within
 from .path_search import PathOptions, PathSearch
 
 
@@ -80,11 +78,7 @@ class RandomSharingSearch(PathSearch):
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(supernet, setting)
-        self.choices = choices_within(setting, self.options.method.s)
-
-    @classmethod
-    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"limits": LimitOptions}
+        self.choices = choices_within(self.limits, self.options.method.s)
 
     def path(self) -> Genotype:
         random = generator(self.seed, "random path", self.epoch, self.step)

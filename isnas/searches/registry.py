@@ -35,6 +35,7 @@ from .enas import EnasSearch
 from .gdas import GdasSearch
 from .halving import HalvingSearch
 from .hm_nas import HmNasSearch
+from .limits import LimitOptions
 from .one_stage import OneStageTraining
 from .random_sharing import RandomSharingSearch
 from .training_free import TrainingFreeSearch
@@ -110,6 +111,7 @@ def _schema(search: type[Search], fixed: tuple[tuple[str, Any], ...], space: Spa
             "network": family(space).options,
             "optimizer": task.optimizer_options,
             "runtime": RuntimeOptions,
+            "limits": LimitOptions,
             **search.option_parts(task),
             "method": search.method_options,
             "follow_up": FollowUpOptions,

@@ -14,12 +14,21 @@ al., arXiv 1703.03864). All coefficients are 1: a place counts by being there. b
 with rms the root mean square of the d so far (over some 300), so that the rate does not depend on the scale of the
 loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
 and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
+
+*Limits* (`isnas.searches.limits`) are kept by refusing: a recovery beyond them is taken back, with b and its optimizer,
+to where the last one within them was (the published rule for parameters). Beside that the codes' loss can be penalised:
+by the score by w times the excess of the architecture, and through the coefficients by
+
+    w sum over S of share_k |c_k|        while the architecture is beyond the limits,
+
+an l1 norm in which each operation counts by the share of the limits that it takes.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +47,7 @@ from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Setting, SupernetSearch
+from .limits import DRAWS
 
 RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
 """Defaults of sparse codes of recurrent cells.
@@ -85,6 +95,9 @@ class SparseSearchOptions(BaseOptions):
         with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
     pairs : int
         Pairs of architectures in a step of the score.
+    limit_penalty : float
+        Weight w of what is added to the codes' loss while their architecture is beyond the limits; 0: nothing, it is
+        only refused.
     warm_up_share : float
         Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
     fair_share : float
@@ -96,6 +109,7 @@ class SparseSearchOptions(BaseOptions):
         "code_weight_decay": 0,
         "perturbation": 0,
         "pairs": 1,
+        "limit_penalty": 0,
         "warm_up_share": 0,
         "fair_share": 0,
     }
@@ -107,6 +121,7 @@ class SparseSearchOptions(BaseOptions):
     gradient: Literal["coefficients", "score"] = "coefficients"
     perturbation: float = 0.0
     pairs: int = 1
+    limit_penalty: float = 0.0
     warm_up_share: float = 0.0
     fair_share: float = 0.0
 
@@ -135,6 +150,7 @@ class SparseSearch(SupernetSearch):
             self.code.to(self.device)
         self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
+        self._accept()
 
     @classmethod
     def check(cls, setting: Setting) -> None:
@@ -147,8 +163,61 @@ class SparseSearch(SupernetSearch):
         return {"code": SparseCodeOptions}
 
     def first_code(self) -> SparseCode:
-        """Return the code that the search begins with."""
-        return SparseCode(self.space, self.options.code, seed=self.seed)
+        """Return the code that the search begins with: the first that is drawn within the limits.
+
+        Raises
+        ------
+        UserError
+            When none is found.
+        """
+        self.limits.check_parameters(self.options.code.fewest(self.space))
+        for draw in range(DRAWS):
+            code = SparseCode(self.space, self.options.code, seed=self.seed, draw=draw)
+            if self.limits.allow(code.genotype()):
+                return code
+        raise UserError(
+            f"limit {self.limits.in_words()}: none of {DRAWS:,} random architectures of this depth and width is that "
+            f"small"
+        )
+
+    def _accept(self) -> None:
+        """Remember the codes as they are, to come back to when a later architecture is beyond the limits."""
+        self._accepted = None
+        if self.limits.bounds:
+            state = {"code": self.code.state_dict(), "adam": self.code_optimizer.state_dict()}
+            self._accepted = copy.deepcopy(state)
+
+    def recover(self) -> tuple[list[NodeRecovery], bool]:
+        """Recover z from b, and go back to the codes that were accepted last when what comes out is beyond the limits.
+
+        Returns
+        -------
+        recovery : list of NodeRecovery
+        refused : bool
+            Whether it was beyond the limits.
+        """
+        recovery = self.code.recover()
+        if self.limits.allow(self.genotype()):
+            self._accept()
+            return recovery, False
+        # copies: an optimizer goes on with the very tensors that it is given
+        accepted = copy.deepcopy(self._accepted)
+        self.code.load_state_dict(accepted["code"])
+        self.code_optimizer.load_state_dict(accepted["adam"])
+        return recovery, True
+
+    def penalty(self, coefficients: Mapping[str, Coefficients]) -> Tensor | float:
+        """Return what is added to the loss that codes follow through the coefficients."""
+        weight = self.options.method.limit_penalty
+        if weight == 0 or self.limits.allow(self.genotype()):
+            return 0.0
+        return weight * sum(
+            (
+                part.values.new_tensor([self.limits.share(kind, p) for p in part.places])
+                * part.values.abs()
+            ).sum()
+            for kind, part in coefficients.items()
+        )
 
     @property
     def search_epochs(self) -> int:
@@ -183,10 +252,16 @@ class SparseSearch(SupernetSearch):
         """
         options = self.options.method
         e = options.perturbation * self._noise("score", options.pairs)
+        weight = options.limit_penalty if self.limits.bounds else 0.0
         found = []
         with kept_statistics(self.network):
             for places in self.code.places_at(torch.cat([e, -e])):
-                found.append(self.weights.loss(batch, self.ones_at(places)))
+                loss, metrics = self.weights.loss(batch, self.ones_at(places))
+                if weight:
+                    loss = loss + weight * self.limits.excess(
+                        Genotype.from_places(places, self.space)
+                    )
+                found.append((loss, metrics))
         # the one time that the device is waited for
         losses = (
             all_reduce_sum(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
@@ -241,11 +316,13 @@ class SparseSearch(SupernetSearch):
         return {**super().stateful(), **parts}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "spread": self.spread, "scores": self.scores}
+        own = {"spread": self.spread, "scores": self.scores, "accepted": self._accepted}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.spread, self.scores = state["spread"], state["scores"]
+        self._accepted = copy.deepcopy(state["accepted"])
 
 
 def code_optimizer(
@@ -271,8 +348,10 @@ def code_optimizer(
     return optimizer
 
 
-def changed_nodes(recovery: list[NodeRecovery]) -> str:
+def changed_nodes(recovery: list[NodeRecovery], refused: bool = False) -> str:
     """Return the nodes whose supports a recovery changed, in words."""
+    if refused:
+        return "refused: too large"
     kinds = dict.fromkeys(node.kind for node in recovery)
     parts = []
     for kind in kinds:

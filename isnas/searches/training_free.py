@@ -20,7 +20,7 @@ from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Search, Setting, check_s
-from .limits import LimitOptions, choices_within
+from .limits import choices_within
 from .rankers import az_nas, log_ranks, naswot
 
 ROUND = 10
@@ -90,7 +90,7 @@ class TrainingFreeSearch(Search):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.choices = choices_within(setting, self.options.method.s)
+        self.choices = choices_within(self.limits, self.options.method.s)
         self.asked: list[Genotype] = []
         self.marks: dict[Genotype, dict[str, float]] = {}
 
@@ -98,10 +98,6 @@ class TrainingFreeSearch(Search):
     def why_not(cls, space: Space, task: Task) -> str | None:
         fits = issubclass(family(space).network, ImageNetwork)
         return None if fits else "its scores are those of networks of images"
-
-    @classmethod
-    def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
-        return {"limits": LimitOptions}
 
     @classmethod
     def create(cls, setting: Setting) -> TrainingFreeSearch:

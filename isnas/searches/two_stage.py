@@ -124,7 +124,7 @@ class TwoStageSearch(SparseSearch):
             coefficients = probe.coefficients
         with self.weights.fixed():
             loss, metrics = self.weights.loss(batch, coefficients)
-        loss.backward()
+        (loss + self.penalty(coefficients)).backward()
         if probe is not None:
             probe.put_gradient()
         self._update_code()
@@ -143,7 +143,7 @@ class TwoStageSearch(SparseSearch):
         coefficients = code.coefficients_of(found)
         with self.weights.fixed():
             loss, metrics = self.weights.loss(batch, coefficients)
-        loss.backward()
+        (loss + self.penalty(coefficients)).backward()
         gradient = torch.cat(
             [A @ g for A, g in zip(code.A, code.gradients_of(found, coefficients), strict=True)]
         )
@@ -161,9 +161,9 @@ class TwoStageSearch(SparseSearch):
         self.code_optimizer.zero_grad(set_to_none=True)
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
-        recovery = self.code.recover()
-        run.write_recovery(recovery, self.code.frozen)
-        return {**super().end_epoch(run), "supports_changed": changed_nodes(recovery)}
+        recovery, refused = self.recover()
+        run.write_recovery(recovery, self.code.frozen, refused)
+        return {**super().end_epoch(run), "supports_changed": changed_nodes(recovery, refused)}
 
     def describe(self, metrics: dict[str, Any]) -> str:
         return f"{super().describe(metrics)}  supports changed: {metrics['supports_changed']}"

@@ -193,7 +193,9 @@ class ZeroCostPTSearch(Search):
             if choice.groups is None:
                 rows = rows[: self.s[i]]
             places[choice.kind] += [row[0] for row in rows]
-        return Genotype.from_places(places, self.space)
+        found = Genotype.from_places(places, self.space)
+        # its scores are of what is left out, not of places: the fewest and shortest exchanges
+        return self.limits.nearest(found)
 
     def genotype(self) -> Genotype:
         """Return the best proposal, of equal ones the first."""

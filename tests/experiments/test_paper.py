@@ -317,9 +317,8 @@ def test_paper_scales_have_the_published_settings() -> None:
     assert {**other, **values} == {**values, "closing_norm": "none"}
     values = module_of("cifar10_two_stage").SCALES["paper"].options.to_json()
     assert (values["matrix"], values["epochs"], values["evaluation_epochs"]) == ("uniform", 50, 600)
-    assert (
-        module_of("cifar10_one_stage").SCALES["paper"].options.to_json()["size_limit"] == 3_700_000
-    )
+    values = module_of("cifar10_one_stage").SCALES["paper"].options.to_json()
+    assert list(values["limit"]) == ["parameters=3.7M"]
 
 
 def test_settings_say_what_not_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

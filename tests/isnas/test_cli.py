@@ -201,7 +201,7 @@ def test_more_epochs_for_a_finished_run_are_refused(
 def test_a_mistake_that_shows_late_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [*TINY, "--search-epochs", "1", "--epochs", "1", "--quiet", "--out", out]
-    assert run("train", *options, "--size-limit", "10") == 2
+    assert run("train", *options, "--limit", "parameters=10") == 2
     assert not out.exists()
     assert run("train", *options) == 0
 

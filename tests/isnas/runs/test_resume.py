@@ -46,7 +46,7 @@ TRAIN = {
     "auxiliary_weight": 0.4,
     "drop_path": 0.3,
     "cutout": 2,
-    "size_limit": 9000,
+    "limit": ("parameters=9k",),
     "checkpoint_steps": 2,
 }
 RUNS: dict[str, tuple[Callable[..., Any], Any]] = {

@@ -86,7 +86,6 @@ BAD: dict[str, list[object]] = {
     "freeze_threshold": [-1e-3, math.nan],
     "freeze_by": ["sum", None],
     "freeze_floor": [-1, math.nan],
-    "size_limit": [0, -5, 1e6],
     "m": [0, 7.0, "7", (7, 0)],
     "s": [0, ()],
     "lam": [-1.0, math.nan, math.inf, "small", None, True],
@@ -101,6 +100,10 @@ BAD: dict[str, list[object]] = {
     "pairs": [0, 1.5],
     "warm_up_share": [-0.1, 1.0],
     "fair_share": [-0.1, 1.1],
+    "solve_step": [0.0, -1.0, math.nan],
+    "code_batch_size": [0, 1.5],
+    "limit": [("parameters=-1",), ("latency=5",), 3],
+    "limit_penalty": [-1.0, math.nan],
 }
 
 
@@ -207,7 +210,7 @@ class TestDescriptions:
             "orthogonal",
             "balanced",
         )
-        assert described["size_limit"].optional and described["size_limit"].type is int
+        assert described["cutout"].optional and described["cutout"].type is int
         assert not described["seed"].optional
         assert described["download"].type is bool
 
@@ -271,7 +274,9 @@ class TestJson:
 
     def test_tuples_survive(self) -> None:
         schema = SCHEMAS["one-stage"]
-        made = schema.compose(m=(5, 6, 7, 8), s=(1, 2, 3, 4), size_limit=None, cutout=0)
+        made = schema.compose(
+            m=(5, 6, 7, 8), s=(1, 2, 3, 4), limit=("parameters=3M", "latency=5ms"), cutout=0
+        )
         assert schema.from_json(json.loads(json.dumps(made.to_json()))) == made
 
     @pytest.mark.parametrize(
@@ -344,11 +349,11 @@ class TestPresets:
         assert p.regularization == dataclasses.replace(evaluation.regularization, drop_skips=True)
         # the published script's, of which the paper says nothing
         assert p.optimizer == dataclasses.replace(evaluation.optimizer, min_learning_rate=0.001)
-        assert (p.method.freeze_threshold, p.method.size_limit) == (1e-3, 3_700_000)
+        assert (p.method.freeze_threshold, p.limits.limit) == (1e-3, ("parameters=3.7M",))
         assert p.method.search_epochs == 600
         assert (p.method.code_learning_rate, p.method.code_weight_decay) == (3e-4, 1e-3)
         self.assert_code_of_the_paper(p.code)
-        assert SCHEMAS["one-stage"].compose().method.size_limit is None
+        assert SCHEMAS["one-stage"].compose().limits.limit == ()
 
     def test_the_codes_optimiser_is_the_papers_adam(self) -> None:
         b = torch.nn.Parameter(torch.zeros(7))

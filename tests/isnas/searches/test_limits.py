@@ -12,17 +12,23 @@ import pytest
 import torch
 
 import isnas
-from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError
+from isnas import (
+    DARTS_SPACE,
+    NASBENCH201_SPACE,
+    Dataset,
+    Genotype,
+    RunRecord,
+    UserError,
+    build_supernet,
+)
 from isnas.codes.choices import Choices
 from isnas.comparison.compare import compare
 from isnas.networks.counting import count_multiply_adds, count_parameters
+from isnas.networks.latency import LatencyTable
 from isnas.networks.registry import build_network
 from isnas.searches.limits import LimitedChoices, Limits, bounds_of, choices_within
 from isnas.searches.registry import METHODS, create_search
 
-KEEPING = [
-    name for name, method in METHODS.items() if "limit" in method.schema(NASBENCH201_SPACE).fields
-]
 SHAPE = {"channels": 2, "cells": 1}
 TINY = {**SHAPE, "batch_size": 8}
 SEARCHING = {
@@ -35,6 +41,19 @@ SEARCHING = {
     "hyperband": {"architectures": 3, "epochs": 2, "eta": 2},
     "asha": {"architectures": 3, "epochs": 2, "eta": 2},
     "random-sharing": {"candidates": 5, "epochs": 1},
+    "ista-two-stage": {"epochs": 2, "code_learning_rate": 0.5},
+    "ista-one-stage": {"search_epochs": 2, "epochs": 1, "code_learning_rate": 0.5},
+    "darts-1": {"epochs": 2},
+    "darts-2": {"epochs": 2},
+    "pc-darts": {"epochs": 2, "warm_up": 0, "partial": 2},
+    "gdas": {"epochs": 2},
+    "enas": {"epochs": 1, "controller_steps": 1, "samples": 2, "final_samples": 8},
+    "hm-nas": {"epochs": 4},
+    "zero-cost-pt": {"proposals": 2, "validation_batches": 1},
+    **{
+        f"training-free-{ranker}": {"architectures": 12}
+        for ranker in ("parameters", "multiply-adds", "naswot", "az-nas")
+    },
 }
 
 
@@ -58,7 +77,10 @@ def test_texts() -> None:
     assert bounds_of(texts) == {"parameters": 3_700_000, "multiply-adds": 600_000}
     assert bounds_of(("multiply-adds=2G",)) == {"multiply-adds": 2_000_000_000}
     assert bounds_of(("parameters=17",)) == {"parameters": 17}
-    for text in ("parameters", "parameters=", "parameters=3m", "parameters=-1", "parameter=3M"):
+    for text, seconds in (("5ms", 0.005), ("250us", 0.00025), ("1.5s", 1.5)):
+        assert bounds_of((f"latency={text}",)) == {"latency": pytest.approx(seconds)}
+    wrong = ("parameters", "parameters=", "parameters=3m", "parameters=-1", "parameter=3M")
+    for text in (*wrong, "latency=5", "latency=5M", "parameters=5ms"):
         with pytest.raises(UserError, match="limit must be parameters=AMOUNT or multiply-adds="):
             bounds_of((text,))
     with pytest.raises(UserError, match="parameters is given twice"):
@@ -128,10 +150,14 @@ class TestChoices:
 
     def test_without_limits_nothing_changes(self, toy_data: Callable[..., Dataset]) -> None:
         search = create_search("random", NASBENCH201_SPACE, toy_data(32), **TINY)
-        assert type(choices_within(search.setting, None)) is Choices
+        assert type(choices_within(search.limits, None)) is Choices
 
 
-@pytest.mark.parametrize("name", KEEPING)
+def test_every_method_is_tried() -> None:
+    assert set(SEARCHING) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", SEARCHING)
 def test_what_is_found_and_trained_is_within(
     name: str, toy_data: Callable[..., Dataset], drive: Callable[..., Any], recorder: Any
 ) -> None:
@@ -140,7 +166,7 @@ def test_what_is_found_and_trained_is_within(
     options = {
         **TINY,
         "limit": (f"parameters={bound}",),
-        **SEARCHING.get(name, {"architectures": 12}),
+        **SEARCHING[name],
     }
     data = toy_data(32)
     search = create_search(name, NASBENCH201_SPACE, data, **options)
@@ -155,9 +181,150 @@ def test_what_is_found_and_trained_is_within(
         assert sizes_of(genotype)[0] <= bound
 
 
-def test_methods_that_keep_no_limit_are_named(tmp_path: Any) -> None:
-    with pytest.raises(UserError, match="limit: darts-1 cannot keep one: leave them out"):
-        compare(out=tmp_path / "new", methods=("darts-1", "random"), limit=("parameters=1M",))
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="there is no option limit"):
-        isnas.search_options("darts-1", DARTS_SPACE, limit=("parameters=1M",))
+class TestNearest:
+    def limits(self, data: Dataset, bound: int) -> Limits:
+        limit = (f"parameters={bound}",)
+        return create_search("random", NASBENCH201_SPACE, data, limit=limit, **TINY).limits
+
+    def test_is_within_wherever_anything_is(self, toy_data: Callable[..., Dataset]) -> None:
+        """From the largest cell to bounds down to the smallest there is; below that it fails."""
+        data, choices = toy_data(32), Choices(NASBENCH201_SPACE)
+        sizes = sorted(
+            {sizes_of(genotype)[0] for i, genotype in enumerate(choices.all()) if i % 40 == 0}
+        )
+        least = sizes_of(Genotype.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"))[0]
+        conv = "nor_conv_3x3"
+        largest = Genotype.parse(f"|{conv}~0|+|{conv}~0|{conv}~1|+|{conv}~0|{conv}~1|{conv}~2|")
+        random = torch.Generator().manual_seed(0)
+        places = [place for choice in NASBENCH201_SPACE.choices for place in choice.candidates]
+        value = {"cell": dict(zip(places, torch.rand(24, generator=random).tolist(), strict=True))}
+        for bound in (*sizes[1::4], least):
+            found = self.limits(data, bound).nearest(largest, value)
+            assert sizes_of(found)[0] <= bound
+        with pytest.raises(
+            UserError, match="no architecture of this depth and width is that small"
+        ):
+            create = create_search(
+                "darts-1", NASBENCH201_SPACE, data, limit=(f"parameters={least - 1}",), **TINY
+            )
+            create.limits.nearest(largest, value)
+
+    def test_keeps_what_is_worth_most(self, toy_data: Callable[..., Dataset]) -> None:
+        """One exchange is enough: it is the one that loses the least value for what it saves, by trying all."""
+        conv, small = "nor_conv_3x3", "nor_conv_1x1"
+        largest = f"|{conv}~0|+|{conv}~0|{conv}~1|+|{conv}~0|{conv}~1|{conv}~2|"
+        cell = Genotype.parse(largest)
+        size = sizes_of(cell)[0]
+        one = sizes_of(Genotype.parse(largest.replace(conv, small, 1)))[0]
+        limits = self.limits(toy_data(32), one)
+        value = {"cell": dict.fromkeys(cell.places(NASBENCH201_SPACE)["cell"], 1.0)}
+        for i, place in enumerate(cell.places(NASBENCH201_SPACE)["cell"]):
+            value["cell"][place] = 1.0 + (i != 4)
+        found = limits.nearest(cell, value)
+        edges = [edge.operation for node in found["cell"].nodes for edge in node]
+        assert sizes_of(found)[0] <= one < size
+        assert edges.count(conv) == 5
+        kept = [(e.operation, e.source) for node in cell["cell"].nodes for e in node][:4]
+        assert [(e.operation, e.source) for node in found["cell"].nodes for e in node][:4] == kept
+
+    def test_leaves_alone_what_is_within(self, toy_data: Callable[..., Dataset]) -> None:
+        limits = self.limits(toy_data(32), 10**6)
+        genotype = Choices(NASBENCH201_SPACE).random(torch.Generator().manual_seed(3))
+        assert limits.nearest(genotype) is genotype
+
+
+def test_penalties_make_sparse_codes_smaller(toy_data: Callable[..., Dataset]) -> None:
+    """Through the coefficients the penalty's gradient is A_S (share sign(c)), beside that of the loss."""
+    options = {**TINY, "limit": (f"parameters={median_size()}",), "init_scale": 0.5}
+    search = create_search(
+        "ista-two-stage", NASBENCH201_SPACE, toy_data(32), limit_penalty=3.0, **options
+    )
+    assert search.limits.allow(search.genotype())
+    assert search.penalty(search.code.coefficients()) == 0.0
+    search.limits.bounds["parameters"] = 1
+    coefficients = search.code.coefficients()
+    values, places = coefficients["cell"].values, coefficients["cell"].places
+    sizes = [
+        sum(
+            p.numel() for o in search.network.operations_at("cell", [place]) for p in o.parameters()
+        )
+        for place in places
+    ]
+    expected = 3.0 * sum(size * abs(c) for size, c in zip(sizes, values.tolist(), strict=True))
+    assert search.penalty(coefficients).item() == pytest.approx(expected, rel=1e-5)
+
+
+class TestLatency:
+    def test_the_table_sums_what_was_measured(self) -> None:
+        """By a clock that goes on by a second whenever it is read: every operation takes one, in each of two cells."""
+        ticks = iter(range(10**9))
+        supernet = build_supernet(NASBENCH201_SPACE, channels=2, cells=1, in_channels=1)
+        cells = [
+            Choices(NASBENCH201_SPACE).random(torch.Generator().manual_seed(i)) for i in range(4)
+        ]
+        samples = [cell.places(NASBENCH201_SPACE) for cell in cells]
+        table = LatencyTable.measure(supernet, (8, 8), samples, clock=lambda: float(next(ticks)))
+        assert set(table.costs["cell"].values()) == {3.0}  # a cell of each of three stages
+        counts = [3 * len(each["cell"]) for each in samples]
+        assert table.rest == max(0.0, 1 - sorted(counts)[1]) == 0.0
+        assert table.seconds(samples[0]) == counts[0]
+        assert table.error == max(counts) - 1
+        again = LatencyTable.from_json(table.to_json(NASBENCH201_SPACE), NASBENCH201_SPACE)
+        assert again == table
+        with pytest.raises(ValueError, match="no table of latencies of the space darts"):
+            LatencyTable.from_json(table.to_json(NASBENCH201_SPACE), DARTS_SPACE)
+
+    def test_a_run_records_its_table_and_goes_on_by_it(
+        self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With costs that are made up: 3x3 convolutions take a millisecond and all else nothing."""
+        measured = []
+
+        def measure(supernet: Any, size: Any, samples: Any) -> LatencyTable:
+            measured.append(size)
+            slow = NASBENCH201_SPACE.primitives.index("nor_conv_3x3")
+            costs = {p: 1e-3 * (p.operation == slow) for p in NASBENCH201_SPACE.places()}
+            return LatencyTable(1e-3, {"cell": costs}, 0.0)
+
+        monkeypatch.setattr(LatencyTable, "measure", measure)
+        options = {"limit": ("latency=2.5ms",), "epochs": 1, "evaluation_epochs": 1}
+        result = isnas.search(
+            "gdas",
+            "nasbench201",
+            data="digits",
+            out=tmp_path / "run",
+            random_architectures=2,
+            device="cpu",
+            **{**options, **SHAPE, "batch_size": 256},
+        )
+        assert measured == [(8, 8)]
+        found = [result.results[part]["genotype"] for part in ("found", "random-1", "random-2")]
+        assert all(text.count("nor_conv_3x3") <= 1 for text in found)
+        recorded = RunRecord(tmp_path / "run").config["latencies"]
+        assert recorded["rest"] == 1e-3
+
+    def test_comparisons_report_it(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def measure(supernet: Any, size: Any, samples: Any) -> LatencyTable:
+            costs = dict.fromkeys(NASBENCH201_SPACE.places(), 1e-3)
+            return LatencyTable(1e-3, {"cell": costs}, 0.0)
+
+        monkeypatch.setattr(LatencyTable, "measure", measure)
+        comparison = compare(
+            "nasbench201",
+            out=tmp_path / "out",
+            methods=("gdas", "random"),
+            limit=("latency=4ms",),
+            data="digits",
+            seeds=1,
+            budget="1epochs",
+            child_epochs=1,
+            sampled=0,
+            hand_made=False,
+            evaluation_epochs=1,
+            device="cpu",
+            **SHAPE,
+        )
+        for row in comparison.rows:
+            kept = 6 - row["genotype"].count("none")
+            assert row["latency"] == pytest.approx(1e-3 * (1 + kept)) and kept <= 3
+        assert "latency ms" in (tmp_path / "out" / "table.md").read_text()

@@ -24,7 +24,7 @@ from isnas import (
     UserError,
     fold,
 )
-from isnas.searches import one_stage
+from isnas.searches import sparse_search
 from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search, search_options
 
@@ -384,11 +384,13 @@ class TestSchedule:
         torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-6)
 
 
-class TestSizeLimit:
+class TestLimit:
     def limited(self, data: Dataset, **changes: Any) -> OneStageTraining:
         """A training whose limit is just what it begins with."""
         size = size_of(training(data).code.genotype())
-        return training(data, size_limit=size, search_epochs=10, freeze_threshold=0.0, **changes)
+        return training(
+            data, limit=(f"parameters={size}",), search_epochs=10, freeze_threshold=0.0, **changes
+        )
 
     def becoming(self, operation: str, steer: Steer) -> Callable[[OneStageTraining], None]:
         """What makes the next recovery find this operation everywhere."""
@@ -464,7 +466,7 @@ class TestSizeLimit:
         assert stage.code.genotype() == genotype
         parameters = folded.named_parameters()
         counted = sum(p.numel() for name, p in parameters if "auxiliary" not in name)
-        assert counted <= stage.options.method.size_limit
+        assert counted <= stage.limits.bounds["parameters"]
         for norm in (norm for i in range(8) for norm in norms_of(stage, i)):
             assert norm.weight.requires_grad
 
@@ -480,7 +482,7 @@ class TestSizeLimit:
             before_end=lambda s: sizes.append(size_of(s.code.genotype())),
         )
         sizes.append(size_of(stage.code.genotype()))
-        assert max(sizes) <= stage.options.method.size_limit
+        assert max(sizes) <= stage.limits.bounds["parameters"]
         assert set(recorder.refused) == {True, False}
 
     def test_the_first_architecture_obeys_it(self, toy_data: Data) -> None:
@@ -491,7 +493,7 @@ class TestSizeLimit:
         ]
         limit = sorted(drawn)[2]
         assert drawn[0] > limit, "the first draw obeys the limit by chance: take another seed"
-        stage = training(toy_data(), seed=2, size_limit=limit)
+        stage = training(toy_data(), seed=2, limit=(f"parameters={limit}",))
         first = next(size for size in drawn if size <= limit)
         assert size_of(stage.code.genotype()) == first
         unlimited = training(toy_data(), seed=2)
@@ -500,12 +502,12 @@ class TestSizeLimit:
     def test_an_impossible_one_is_a_user_error(
         self, toy_data: Data, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(UserError, match="size_limit must be at least") as caught:
-            training(toy_data(), size_limit=100)
-        least = int(re.search("at least ([0-9]+)", str(caught.value))[1])
-        monkeypatch.setattr(one_stage, "DRAWS", 5)
-        with pytest.raises(UserError, match=f"size_limit {least}: none of 5"):
-            training(toy_data(), size_limit=least)
+        with pytest.raises(UserError, match="parameters must be at least") as caught:
+            training(toy_data(), limit=("parameters=100",))
+        least = int(re.search("at least ([0-9,]+),", str(caught.value))[1].replace(",", ""))
+        monkeypatch.setattr(sparse_search, "DRAWS", 5)
+        with pytest.raises(UserError, match=f"limit parameters={least:,}: none of 5"):
+            training(toy_data(), limit=(f"parameters={least}",))
 
     def test_is_off_by_default(
         self, toy_data: Data, recorder: Any, drive: Drive, steer: Steer
@@ -517,16 +519,16 @@ class TestSizeLimit:
             assert {edge.operation for edge in edges} == {LARGEST}
 
     def test_works_in_other_spaces(self, toy_data: Data) -> None:
-        stage = training(toy_data(), DartsSpace(nodes=2), size_limit=10**6)
+        stage = training(toy_data(), DartsSpace(nodes=2), limit=("parameters=1M",))
         assert len(stage.code.genotype()["normal"].nodes) == 2
 
 
 class TestState:
-    def test_survives_with_frozen_nodes_and_a_size_limit(
+    def test_survives_with_frozen_nodes_and_a_limit(
         self, toy_data: Data, recorder: Any, drive: Drive, tmp_path: Any
     ) -> None:
         changes = {
-            "size_limit": 10**6,
+            "limit": ("parameters=1M",),
             "code_learning_rate": 2e-3,
             "search_epochs": 4,
             "freeze_threshold": 0.008,
