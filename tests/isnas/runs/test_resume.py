@@ -33,6 +33,7 @@ SEARCH = {
     "batch_size": 180,
     "device": "cpu",
     "evaluation_epochs": 2,
+    "evaluation_batch_size": 180,
     "random_architectures": 1,
     "checkpoint_steps": 2,
 }
@@ -213,9 +214,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 ) -> None:
     isnas.train(out=tmp_path / "again", **TRAIN)
     assert_same_run(reference["train"], tmp_path / "again")
-    isnas.train(out=tmp_path / "other", **TRAIN, seed=1)
-    metrics = [path / "metrics.jsonl" for path in (reference["train"], tmp_path / "other")]
-    assert metrics[0].read_bytes() != metrics[1].read_bytes()
+    other = break_off(tmp_path / "other", 3, seed=1)
+    first = [
+        (run / "metrics.jsonl").read_text().splitlines()[0] for run in (reference["train"], other)
+    ]
+    assert first[0] != first[1]
 
 
 def test_checkpoints_at_every_step_do_not_change_the_run(
@@ -229,11 +232,21 @@ def test_two_checkpoints_are_kept(reference: dict[str, Path]) -> None:
     assert len(checkpoints(reference["train"])) == 2
 
 
-def broken_off(tmp_path: Path, steps: int = 9, **changes: Any) -> Path:
-    run = tmp_path / "run"
+def break_off(run: Path, steps: int = 24, **changes: Any) -> Path:
     with pytest.raises(Killed):
         isnas.train(out=run, progress=At(steps, crash), **{**TRAIN, **changes})
     return run
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return break_off(tmp_path_factory.mktemp("broken") / "run")
+
+
+@pytest.fixture(name="run")
+def broken_off(original: Path, tmp_path: Path) -> Path:
+    """Return a run that was broken off, for one test to change."""
+    return shutil.copytree(original, tmp_path / "run")
 
 
 def test_resuming_a_finished_run_changes_nothing(
@@ -256,9 +269,8 @@ def test_results_that_a_kill_kept_from_the_disk_are_written_on_resuming(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "hostile", "empty", "other"])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    damage: str, reference: dict[str, Path], tmp_path: Path
+    damage: str, reference: dict[str, Path], run: Path, tmp_path: Path
 ) -> None:
-    run = broken_off(tmp_path)
     newest = sorted((run / "checkpoints").iterdir())[-1]
     damage_file(newest, damage, tmp_path)
     with pytest.warns(UserWarning, match=newest.name):
@@ -268,8 +280,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "hostile"])
-def test_no_sound_checkpoint_is_one_clear_error(damage: str, tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_no_sound_checkpoint_is_one_clear_error(damage: str, run: Path, tmp_path: Path) -> None:
     for path in (run / "checkpoints").iterdir():
         damage_file(path, damage, tmp_path)
     with pytest.raises(isnas.UserError, match="no checkpoint can be read"):
@@ -303,9 +314,8 @@ class Hostile:
 
 
 def test_changes_are_allowed_by_name_and_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = broken_off(tmp_path)
     isnas.resume(run, epochs=4, progress=Progress())
     assert "changed: epochs 3 -> 4" in capsys.readouterr().err
     last = files.read_json(run / "config.json")
@@ -315,14 +325,12 @@ def test_changes_are_allowed_by_name_and_shown(
     assert text.count('"phase": "training"') == 4
 
 
-def test_fewer_epochs_are_refused(tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_fewer_epochs_are_refused(run: Path) -> None:
     with pytest.raises(isnas.UserError, match="epochs can be raised only"):
         isnas.resume(run, epochs=2)
 
 
-def test_other_data_are_refused(tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_other_data_are_refused(run: Path) -> None:
     config = files.read_json(run / "config.json")
     config["data"]["train"] += 1
     files.write_json(run / "config.json", config)
@@ -339,7 +347,7 @@ def test_exchanged_images_are_refused(tmp_path: Path) -> None:
             for i in range(number):
                 image = Image.new("RGB", (8, 8), (20 * i, 100 * k, 50))
                 image.save(data / split / name / f"{i}.png")
-    run = broken_off(tmp_path, data=str(data), batch_size=4)
+    run = break_off(tmp_path / "run", data=str(data), batch_size=4)
     (data / "train" / "a" / "0.png").rename(data / "spare.png")
     (data / "train" / "b" / "0.png").rename(data / "train" / "a" / "0.png")
     (data / "spare.png").rename(data / "train" / "b" / "0.png")
@@ -347,8 +355,7 @@ def test_exchanged_images_are_refused(tmp_path: Path) -> None:
         isnas.resume(run)
 
 
-def test_other_settings_in_the_record_are_refused(tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_other_settings_in_the_record_are_refused(run: Path) -> None:
     config = files.read_json(run / "config.json")
     config["options"]["channels"] = 4
     files.write_json(run / "config.json", config)
@@ -356,8 +363,7 @@ def test_other_settings_in_the_record_are_refused(tmp_path: Path) -> None:
         isnas.resume(run)
 
 
-def test_a_run_has_one_writer_at_a_time(tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_a_run_has_one_writer_at_a_time(run: Path) -> None:
     assert isnas.RunRecord(run).status == "broken off"
     writer, _ = Run.reopen(run)
     with writer:
@@ -368,8 +374,7 @@ def test_a_run_has_one_writer_at_a_time(tmp_path: Path) -> None:
     assert isnas.RunRecord(run).status == "finished"
 
 
-def test_other_versions_are_said(tmp_path: Path) -> None:
-    run = broken_off(tmp_path)
+def test_other_versions_are_said(run: Path) -> None:
     config = files.read_json(run / "config.json")
     config["versions"]["torch"] = "1.0"
     files.write_json(run / "config.json", config)
