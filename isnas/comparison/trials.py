@@ -3,15 +3,13 @@
     with Rows(out, ("method", "seed"), settings, launch) as rows:
         run_trials(rows, run_trial, [("darts", 0, options), ...], table=table_text, jobs=2)
 
-Trials go through joblib; inside `joblib.parallel_config` another backend, such as Ray's or Dask's, takes them to a
-cluster. A trial that is a whole run has a run directory of its own, and goes on in it (`run_or_resume`).
+Trials run where joblib would run them: inside `joblib.parallel_config` with the backend of Dask or Ray, on a cluster.
+A trial that is a whole run has a run directory of its own, and goes on in it (`run_or_resume`).
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from ..runs.directory import CONFIG_FILE, Follower
 from ..runtime.errors import UserError
 from ..runtime.files import Folder
 from ..runtime.progress import Progress
+from .clusters import WorkerDied, active_pool
 from .rows import DIED, Rows, read_about
 
 TABLE = "table.md"
@@ -129,76 +128,34 @@ class Death:
 def side_by_side(
     function: Callable[..., Row], trials: Iterable[tuple[Any, ...]], jobs: int
 ) -> Iterator[Row | Death]:
-    """Yield the rows as they are done; where joblib's backend cannot (Ray's), those of `jobs` trials together.
+    """Yield the rows as they are done, and a `Death` for each trial whose process or worker died.
 
     A trial is taken from `trials` when there is a place for it, not before: they can come to an end early.
+
+    Raises
+    ------
+    UserError
+        When a cluster is gone.
     """
-    import joblib
-
-    backend, _ = joblib.parallel.get_active_backend()
-    if isinstance(backend, joblib.parallel.BACKENDS["loky"]):
-        if jobs == 1:
-            yield from (function(*trial) for trial in trials)
-        else:
-            yield from _side_by_side(function, trials, jobs)
+    pool = active_pool(jobs)
+    if pool is None:
+        yield from (function(*trial) for trial in trials)
         return
-    calls = (joblib.delayed(function)(*trial) for trial in trials)
-    if backend.supports_return_generator:
-        yield from joblib.Parallel(
-            n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs
-        )(calls)
-        return
-    calls = list(calls)
-    for first in range(0, len(calls), jobs):
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1)(calls[first : first + jobs])
-
-
-def _side_by_side(
-    function: Callable[..., Row], trials: Iterable[tuple[Any, ...]], jobs: int
-) -> Iterator[Row | Death]:
-    """Yield the rows of trials in processes of this machine as they are done.
-
-    Every process is a pool of its own. When one dies, a pool does not know which of its trials has killed it, and gives
-    all of them up; here there is one.
-    """
-    from joblib.externals.loky import ProcessPoolExecutor
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    # numerical libraries do not know that there are others
-    threads = str(max((os.cpu_count() or 1) // max(jobs, 1), 1))
-    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-    def new_pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(limits, threads))
-
     waiting = iter(trials)
-    free: list[ProcessPoolExecutor] = []
-    running: dict[Future[Row], tuple[tuple[Any, ...], ProcessPoolExecutor]] = {}
-    try:
+    running: dict[Future[Row], tuple[Any, ...]] = {}
+    with pool:
         while True:
-            for trial in itertools.islice(waiting, jobs - len(running)):
-                pool = free.pop() if free else new_pool()
-                running[pool.submit(function, *trial)] = trial, pool
+            for trial in itertools.islice(waiting, max(pool.places() - len(running), 0)):
+                running[pool.submit(function, *trial)] = trial
             if not running:
                 return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, timeout=pool.interval, return_when=FIRST_COMPLETED)
             for future in done:
-                trial, pool = running.pop(future)
+                trial = running.pop(future)
                 try:
-                    result: Row | Death = future.result()
-                except BrokenProcessPool as error:
-                    codes = re.search(
-                        r"exit codes? of the workers? (?:is|are) \{(.*?)\}", str(error)
-                    )
-                    how = f" ({codes[1]})" if codes else ""
-                    result = Death(trial, f"its process died{how}, perhaps for want of memory")
-                    pool.shutdown(kill_workers=True)
-                    pool = new_pool()
-                free.append(pool)
-                yield result
-    finally:
-        for pool in [*free, *(pool for _, pool in running.values())]:
-            pool.shutdown(kill_workers=True)
+                    yield pool.result(future)
+                except WorkerDied as error:
+                    yield Death(trial, str(error))
 
 
 def run_or_resume(job: Job, out: str | Path, progress: Progress | None = None) -> RunResult:

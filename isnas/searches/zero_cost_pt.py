@@ -33,8 +33,8 @@ Edges = list[list[list[Place]]]
 class ZeroCostPTOptions(BaseOptions):
     """Options of Zero-Cost-PT.
 
-    The preset `paper` has the authors' constants: ten proposals, batches of 256, 100 batches to choose among proposals
-    by. Differences: the authors' `none` is no candidate, as every edge of our codes keeps an operation; the batch norms
+    The preset `paper` has the constants of the authors' scripts: ten proposals, 100 batches to choose among proposals
+    by, batches of 256, in DARTS's space of 64. Differences: the authors' `none` is no candidate, as every edge of our codes keeps an operation; the batch norms
     of the super-net take the statistics of the batch, theirs those that they begin with; one batch serves a whole
     proposal.
 
@@ -81,7 +81,10 @@ class ZeroCostPTSearch(Search):
     title = "Zero-Cost-PT"
     method_options = ZeroCostPTOptions
     presets: ClassVar = {
-        "paper": {"": {"proposals": 10, "validation_batches": 100, "batch_size": 256}}
+        "paper": {
+            "": {"proposals": 10, "validation_batches": 100, "batch_size": 256},
+            "darts": {"batch_size": 64},
+        }
     }
     budgeted = ()
     probe_epochs = 1

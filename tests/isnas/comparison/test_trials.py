@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import isnas
 from isnas.commands.evaluate import evaluation_job
 from isnas.commands.run import Job
+from isnas.comparison.clusters import Dask, workers
 from isnas.comparison.rows import Rows, read_rows
 from isnas.comparison.trials import run_or_resume, run_trials
 from isnas.runs.evaluation import evaluation_schema
@@ -116,6 +117,58 @@ def test_a_worker_that_dies_is_a_failed_trial_and_tried_again(tmp_path: Path) ->
     assert (tmp_path / "table.md").read_text() == "m: [0, 10, 40, 90]"
     with opened(tmp_path) as rows:
         assert rows.died == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_a_worker_of_a_cluster_that_dies_is_a_failed_trial(
+    tmp_path: Path, backend: Literal["dask", "ray"]
+) -> None:
+    pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
+    trials = [("a", number, str(tmp_path / "recovered")) for number in range(4)]
+    with opened(tmp_path) as rows, workers(2, backend, None):
+        run_trials(rows, dying, trials, table=table, jobs=2)
+        assert ("a", 1) in [(row["name"], row["number"]) for row in rows.died]
+    assert "- name a, number 1: its " in (tmp_path / "table.md").read_text()
+    assert "worker" in (tmp_path / "rows.jsonl").read_text()
+
+    (tmp_path / "recovered").touch()
+    with opened(tmp_path) as rows, workers(2, backend, None):
+        run_trials(rows, dying, trials, table=table, jobs=2)
+    assert sorted(row["value"] for row in read_rows(tmp_path)) == [0, 10, 40, 90]
+
+
+def refusing(name: str, number: int) -> dict[str, Any]:
+    raise UserError(f"{name} has no {number}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_an_exception_of_a_trial_on_a_cluster_is_raised_here(
+    tmp_path: Path, backend: Literal["dask", "ray"]
+) -> None:
+    pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
+    with (
+        opened(tmp_path) as rows,
+        workers(1, backend, None),
+        pytest.raises(UserError, match=r"^a has no 3$"),
+    ):
+        run_trials(rows, refusing, [("a", 3)], table=table)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_gone_is_said_in_a_line(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        with Dask(client, patience=0.0) as pool, pytest.raises(UserError, match="had no worker"):
+            pool.places()
+        pool = Dask(client)
+        client.close()
+        with pytest.raises(UserError, match=r"scheduler cannot be reached any more.*same command"):
+            pool.places()
 
 
 OPTIONS = {
