@@ -250,3 +250,12 @@ def test_figure_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "rows.jsonl").write_text('{"method": "random", "seed": 0}\n')
     assert figure.main([str(tmp_path), "-o", str(tmp_path / "growth.svg")]) == 2
     assert "no results of benchmarks/growth.py" in capsys.readouterr().err
+
+
+def test_latency_compares_sums_with_whole_networks(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script("latency", "--channels", "2", "--side", "8", "--networks", "3", "--device", "cpu").main()
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["darts", "nasbench201", "chain", "macro"]
+    assert all("error: median" in line and "Kendall's tau" in line for line in lines)
