@@ -76,6 +76,13 @@ def workers(jobs: int, backend: Backend, scheduler: str | None) -> Iterator[None
         ray.shutdown()
 
 
+def _gone(what: str) -> str:
+    return f"{what}: the trials that are done are kept, the same command does the others"
+
+
+LOST = _gone("the Dask scheduler cannot be reached any more")
+
+
 class WorkerDied(Exception):
     """The process or worker of a trial died before it had a result; the text says so."""
 
@@ -231,9 +238,11 @@ class Dask:
     def places(self) -> int:
         """Return the threads of all workers that live now; see `Pool.places`."""
         if self.client.status != "running":
-            raise UserError(_gone("the Dask scheduler cannot be reached any more"))
-        # from the heartbeats: a question of its own would wait for a scheduler that is gone
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            raise UserError(LOST)
+        try:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        except OSError:
+            raise UserError(LOST) from None
         places = sum(worker["nthreads"] for worker in workers)
         if places:
             self.alive = time.monotonic()
@@ -256,7 +265,7 @@ class Dask:
                 f"its Dask worker ({error.last_worker.address}) died, perhaps for want of memory"
             ) from None
         except CancelledError:  # by the client, which has lost its scheduler
-            raise UserError(_gone("the Dask scheduler cannot be reached any more")) from None
+            raise UserError(LOST) from None
 
 
 class Ray:
@@ -306,7 +315,3 @@ class Ray:
             ) from None
         except exceptions.RayError as error:
             raise UserError(_gone(f"the Ray cluster failed ({type(error).__name__})")) from None
-
-
-def _gone(what: str) -> str:
-    return f"{what}: the trials that are done are kept, the same command does the others"

@@ -33,9 +33,9 @@ class ZeroCostPTOptions(BaseOptions):
     """Options of Zero-Cost-PT.
 
     The preset `paper` has the constants of the authors' scripts: ten proposals, 100 batches to choose among proposals
-    by, batches of 256, in DARTS's space of 64. Differences: the authors' `none` is no candidate, as every edge of our codes keeps an operation; the batch norms
-    of the super-net take the statistics of the batch, theirs those that they begin with; one batch serves a whole
-    proposal.
+    by, batches of 256, in DARTS's space of 64. Differences: the authors' `none` is no candidate, as every edge of our
+    codes keeps an operation; the batch norms of the super-net take the statistics of the batch, theirs those that they
+    begin with; one batch serves a whole proposal.
 
     Parameters
     ----------
