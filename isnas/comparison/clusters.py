@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -55,6 +56,8 @@ def workers(jobs: int, backend: Backend, scheduler: str | None) -> Iterator[None
             client = Client(cluster)
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(f"no Dask scheduler at {scheduler}: {error}") from None
+        # that the scheduler is gone is said in a line, not by a traceback
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             with joblib.parallel_config("dask", n_jobs=jobs):
                 yield
