@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -55,6 +56,8 @@ def workers(jobs: int, backend: Backend, scheduler: str | None) -> Iterator[None
             client = Client(cluster)
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(f"no Dask scheduler at {scheduler}: {error}") from None
+        # that the scheduler is gone is said in a line, not by a traceback
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             with joblib.parallel_config("dask", n_jobs=jobs):
                 yield
@@ -74,6 +77,13 @@ def workers(jobs: int, backend: Backend, scheduler: str | None) -> Iterator[None
             yield
     finally:
         ray.shutdown()
+
+
+def _gone(what: str) -> str:
+    return f"{what}: the trials that are done are kept, the same command does the others"
+
+
+LOST = _gone("the Dask scheduler cannot be reached any more")
 
 
 class WorkerDied(Exception):
@@ -231,9 +241,11 @@ class Dask:
     def places(self) -> int:
         """Return the threads of all workers that live now; see `Pool.places`."""
         if self.client.status != "running":
-            raise UserError(_gone("the Dask scheduler cannot be reached any more"))
-        # from the heartbeats: a question of its own would wait for a scheduler that is gone
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            raise UserError(LOST)
+        try:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        except OSError:
+            raise UserError(LOST) from None
         places = sum(worker["nthreads"] for worker in workers)
         if places:
             self.alive = time.monotonic()
@@ -256,7 +268,7 @@ class Dask:
                 f"its Dask worker ({error.last_worker.address}) died, perhaps for want of memory"
             ) from None
         except CancelledError:  # by the client, which has lost its scheduler
-            raise UserError(_gone("the Dask scheduler cannot be reached any more")) from None
+            raise UserError(LOST) from None
 
 
 class Ray:
@@ -306,7 +318,3 @@ class Ray:
             ) from None
         except exceptions.RayError as error:
             raise UserError(_gone(f"the Ray cluster failed ({type(error).__name__})")) from None
-
-
-def _gone(what: str) -> str:
-    return f"{what}: the trials that are done are kept, the same command does the others"
