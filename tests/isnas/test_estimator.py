@@ -11,6 +11,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
 
 import isnas
 from isnas import ImageClassifier, UserError
@@ -129,3 +130,28 @@ def test_the_seed_decides(digits: tuple[np.ndarray, np.ndarray]) -> None:
 
     one = probabilities(1)
     assert np.array_equal(one, probabilities(1)) and not np.array_equal(one, probabilities(2))
+
+
+class Untrained(ImageClassifier):
+    """As the estimator, but after two epochs nobody expects a good score of it."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of batches that are larger than the few rows of the checks
+def test_passes_scikit_learns_checks() -> None:
+    """All of `check_estimator`, whose rows of numbers are taken as square images, but for what is not installed."""
+    model = Untrained(
+        genotype="DARTS_V2",
+        flip=False,
+        padding=False,
+        **{**TINY, "epochs": 2, "batch_size": 16},
+    )
+    checks = check_estimator(model, on_skip=None)
+    assert len(checks) > 40
+    skipped = [check["check_name"] for check in checks if check["status"] != "passed"]
+    assert set(skipped) <= {"check_array_api_input", "check_classifier_data_not_an_array"}
