@@ -21,14 +21,12 @@ from isnas.networks.folding import extract
 from isnas.networks.latency import LatencyTable, network_seconds
 from isnas.networks.registry import family
 from isnas.runtime.devices import cpu_threads, resolve_device
+from isnas.searches.limits import WHOLE
 
 from ._measure import clock, origin, run
 
 SPACES = {"darts": {"cells": 8}, "nasbench201": {"cells": 2}, "chain": {}, "macro": {}}
 """The spaces and the depths of their networks."""
-
-SAMPLES = 6
-"""Whole networks that a table is measured with."""
 
 
 def main() -> None:
@@ -55,7 +53,7 @@ def main() -> None:
                 shape = {**shape, "channels": given.channels}
             supernet = family(space).build_supernet(space, options(**shape)).to(device)
             random, choices = torch.Generator().manual_seed(0), Choices(space)
-            drawn = [choices.random(random).places(space) for _ in range(SAMPLES)]
+            drawn = [choices.random(random).places(space) for _ in range(WHOLE)]
             table = LatencyTable.measure(supernet, size, drawn, now)
             rows = []
             for _ in range(given.networks):

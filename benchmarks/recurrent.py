@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 
 import torch
-from step import Measured, report, weights_loss
 
 from experiments._command import positive
 from isnas import Genotype, get_space
@@ -28,6 +27,7 @@ from isnas.tasks.language.sources import UNKNOWN
 from isnas.tasks.registry import task_of
 
 from ._measure import origin, run
+from .step import Measured, report, weights_loss
 
 SPACE = get_space("recurrent")
 TASK = task_of(SPACE)

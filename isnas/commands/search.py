@@ -108,12 +108,17 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
     options, task = job.options, job.task
     method = method_named(job.record["method"], job.space)
     setting = _setting(job, data, device)
-    if "latency" in (limits := Limits(setting)).bounds:
-        # measured once: what goes on goes by the same table
-        if "latencies" not in run.config:
-            run.config["latencies"] = limits.latencies.to_json(job.space)
-        setting = replace(setting, latencies=run.config["latencies"])
     recipe = options.evaluation
+    shapes = {"search": method.search.limits_of(setting)}
+    shapes["found"] = shapes["search"] if shapes["search"].shape is None else Limits(setting)
+    settings = dict.fromkeys(shapes, setting)
+    if "latency" in shapes["search"].bounds:
+        # measured once: what goes on goes by the same tables
+        if "latencies" not in run.config:
+            run.config["latencies"] = {
+                name: limits.latencies.to_json(job.space) for name, limits in shapes.items()
+            }
+        settings = {n: replace(setting, latencies=run.config["latencies"][n]) for n in shapes}
     if recipe is not None:
         check_batch_size(recipe.optimizer.batch_size, processes())
 
@@ -142,14 +147,14 @@ def _parts(job: Job, run: Run, data: Any, device: torch.device) -> list[Part]:
     def training(genotype: Genotype) -> Stage:
         return Training(from_scratch(genotype, recipe, task, data), recipe, task, data, device)
 
-    parts = [Part("search", lambda results: method.create(setting), found)]
+    parts = [Part("search", lambda results: method.create(settings["search"]), found)]
     if recipe is not None:
 
         def begin(results: dict[str, Any]) -> Stage:
             return training(Genotype.parse(results["search"]["genotype"], job.space))
 
         parts.append(Part("found", begin, trained))
-        choices = choices_within(Limits(setting), options.to_json().get("s"))
+        choices = choices_within(Limits(settings["found"]), options.to_json().get("s"))
         for i in range(options.follow_up.random_architectures):
             drawn = choices.random(generator(options.runtime.seed, "random", i))
             parts.append(

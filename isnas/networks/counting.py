@@ -109,6 +109,7 @@ class PlaceCosts:
         every = sum(sum(costs.values()) for costs in self.passes.values())
         self._rest_passes = sum(passes.values()) - auxiliary - every
         self._counted = size is not None
+        self.additive = supernet.additive
         self._one_by_one = None if supernet.additive else (supernet, size)
 
     def parameters(self, places: Mapping[str, Iterable[Place]]) -> int:

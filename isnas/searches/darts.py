@@ -155,6 +155,7 @@ class DartsSearch(SupernetSearch):
             supernet.space, options.s, edge_weights=options.edge_weights, seed=self.seed
         )
         self.code = code.to(self.device)
+        self.genotype()  # limits that nothing can keep show now
         self.code_optimizer = torch.optim.Adam(
             self.code.parameters(),
             lr=options.architecture_learning_rate,

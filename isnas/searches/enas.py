@@ -228,6 +228,8 @@ class EnasSearch(PathSearch):
             epsilon=EPSILON,
             skip_weight=options.skip_weight,
         )
+        # limits that nothing can keep show now
+        self.limits.nearest(self.choices.random(generator(self.seed, "limits")))
         self.reward_feed = self.task.code_feed(
             self.data,
             self.options.optimizer,

@@ -98,6 +98,7 @@ class GdasSearch(SupernetSearch):
         options = self.options.method
         # on the CPU, so that no step waits for the device to know what was sampled
         self.code = SoftmaxCode(self.space, options.s, seed=self.seed)
+        self.genotype()  # limits that nothing can keep show now
         self.code_optimizer = code_optimizer(self.code.parameters(), options)
 
     @property

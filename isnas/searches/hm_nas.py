@@ -186,6 +186,7 @@ class HmNasSearch(SupernetSearch):
             mask_threshold=options.mask_threshold,
             seed=self.seed,
         ).to(self.device)
+        self.genotype()  # limits that nothing can keep show now
         self.code_optimizer = code_optimizer([self.code.alpha, self.code.beta], options)
         self.weight_masks: WeightMasks | None = None
         self.mask_optimizer: torch.optim.Adam | None = None

@@ -115,7 +115,7 @@ class Limits:
         self.bounds = bounds_of(setting.options.limits.limit)
         self.space = setting.space
         self._setting = setting
-        self._shape = shape
+        self.shape = shape
 
     @cached_property
     def _costs(self) -> PlaceCosts:
@@ -124,7 +124,7 @@ class Limits:
         return PlaceCosts(supernet, self._setting.task.example(self._setting.data))
 
     def _supernet(self, **seed: int) -> CellNetwork:
-        setting, shape = self._setting, self._shape
+        setting, shape = self._setting, self.shape
         if shape is None:
             shape = setting.options.network if setting.target is None else setting.target
             shape = replace(shape, **setting.task.shape(setting.data))
@@ -164,8 +164,7 @@ class Limits:
         """Return how far an architecture is beyond its limits: the sum of max(0, amount / bound - 1)."""
         if not self.bounds:
             return 0.0
-        sizes = self.sizes(genotype)
-        return sum(max(0.0, sizes[name] / bound - 1) for name, bound in self.bounds.items())
+        return self._beyond(self.sizes(genotype))
 
     def allow(self, genotype: Genotype) -> bool:
         """Return whether an architecture keeps all limits."""
@@ -182,14 +181,7 @@ class Limits:
 
     def share(self, kind: str, place: Place) -> float:
         """Return the share of the limits that an operation takes: the sum of its costs, each divided by its bound."""
-        found = 0.0
-        for name, bound in self.bounds.items():
-            if name == "latency":
-                found += self.latencies.costs[kind][place] / bound
-            else:
-                table = self._costs.costs if name == "parameters" else self._costs.passes
-                found += table[kind][place] / bound
-        return found
+        return sum(self._table(name)[kind][place] / bound for name, bound in self.bounds.items())
 
     def nearest(
         self,
@@ -202,9 +194,10 @@ class Limits:
         As long as it is beyond, one place is exchanged for another of its choice, or dropped where its group may stay
         empty: of all exchanges that lessen the excess the one that costs the least value for it,
 
-            min over exchanges p -> q of (value(p) - value(q)) / (excess before - excess after).
+            min over exchanges p -> q of (value(p) - value(q)) / (excess before - excess after),
 
-        Where costs add up, as they do but in the macro space, it finds an architecture whenever there is one.
+        of equals the one that lessens it most. Where costs add up, as they do but in the macro space, and one quantity
+        is limited, it finds an architecture whenever there is one; with several limits it may miss one.
 
         Parameters
         ----------
@@ -219,27 +212,64 @@ class Limits:
         UserError
             When no exchange lessens the excess any more.
         """
-        while (excess := self.excess(genotype)) > 0:
-            best: tuple[float, Genotype] | None = None
-            places = genotype.places(self.space)
+        if self.allow(genotype):
+            return genotype
+        places = {kind: list(own) for kind, own in genotype.places(self.space).items()}
+        sizes = self.sizes(genotype)
+        while (excess := self._beyond(sizes)) > 0:
+            best: tuple[float, float] | None = None
             for kind, gone, come in self._exchanges(places, drop):
-                kept = [p for p in places[kind] if p != gone]
-                changed = {**places, kind: [*kept, come] if come is not None else kept}
-                found = Genotype.from_places(changed, self.space)
-                saved = excess - self.excess(found)
+                after = self._exchanged(sizes, places, kind, gone, come)
+                saved = excess - self._beyond(after)
                 if saved <= 1e-12:
                     continue
                 of_kind = value[kind] if value is not None else {}
                 lost = of_kind.get(gone, 0.0) - of_kind.get(come, 0.0)
-                price = lost / saved
-                if best is None or price < best[0]:
-                    best = price, found
+                if best is None or (lost / saved, -saved) < best:
+                    best = lost / saved, -saved
+                    change, chosen = (kind, gone, come), after
             if best is None:
                 raise UserError(
-                    f"limit {self.in_words()}: no architecture of this depth and width is that small"
+                    f"limit {self.in_words()}: no architecture of this depth and width was found that is that small"
                 )
-            genotype = best[1]
-        return genotype
+            self._apply(places, *change)
+            sizes = chosen
+        return Genotype.from_places(places, self.space)
+
+    @staticmethod
+    def _apply(
+        places: dict[str, list[Place]], kind: str, gone: Place, come: Place | None
+    ) -> dict[str, list[Place]]:
+        places[kind] = [p for p in places[kind] if p != gone] + ([] if come is None else [come])
+        return places
+
+    def _exchanged(
+        self,
+        sizes: dict[str, float],
+        places: dict[str, list[Place]],
+        kind: str,
+        gone: Place,
+        come: Place | None,
+    ) -> dict[str, float]:
+        """Return the sizes after an exchange."""
+        if not self._costs.additive:
+            changed = self._apply(dict(places), kind, gone, come)
+            return self.sizes(Genotype.from_places(changed, self.space))
+        found = {}
+        for name in self.bounds:
+            table = self._table(name)[kind]
+            found[name] = sizes[name] - table[gone] + (0 if come is None else table[come])
+        return found
+
+    def _table(self, name: str) -> dict[str, dict[Place, Any]]:
+        """Return the costs of all places in one quantity."""
+        if name == "latency":
+            return self.latencies.costs
+        return self._costs.costs if name == "parameters" else self._costs.passes
+
+    def _beyond(self, sizes: Mapping[str, float]) -> float:
+        # sums of seconds are rounded
+        return sum(max(0.0, sizes[name] / bound - 1 - 1e-12) for name, bound in self.bounds.items())
 
     def _exchanges(
         self, places: Mapping[str, Sequence[Place]], drop: bool

@@ -29,9 +29,6 @@ from .sparse_search import (
     changed_nodes,
 )
 
-DRAWS = 10_000
-"""Codes that are drawn at most to find a first architecture within the size limit."""
-
 
 @dataclass(frozen=True)
 class OneStageOptions(SparseSearchOptions):

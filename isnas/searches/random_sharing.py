@@ -79,6 +79,7 @@ class RandomSharingSearch(PathSearch):
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:
         super().__init__(supernet, setting)
         self.choices = choices_within(self.limits, self.options.method.s)
+        self.choices.random(generator(self.seed, "limits"))  # limits that nothing can keep show now
 
     def path(self) -> Genotype:
         random = generator(self.seed, "random path", self.epoch, self.step)

@@ -91,6 +91,7 @@ class TrainingFreeSearch(Search):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.choices = choices_within(self.limits, self.options.method.s)
+        self.choices.random(generator(self.seed, "limits"))  # limits that nothing can keep show now
         self.asked: list[Genotype] = []
         self.marks: dict[Genotype, dict[str, float]] = {}
 

@@ -97,6 +97,8 @@ class ZeroCostPTSearch(Search):
         self.s = places_of_choices(self.space, self.options.method.s)
         self.proposed: list[tuple[Genotype, float]] = []
         self.left: Edges = []
+        self.genotype()  # limits that nothing can keep show now
+        self.left = []
 
     @classmethod
     def why_not(cls, space: Space, task: Task) -> str | None:
@@ -197,7 +199,7 @@ class ZeroCostPTSearch(Search):
                 rows = rows[: self.s[i]]
             places[choice.kind] += [row[0] for row in rows]
         found = Genotype.from_places(places, self.space)
-        # its scores are of what is left out, not of places: the fewest and shortest exchanges
+        # its scores are of what is left out, not of places: these are all alike
         return self.limits.nearest(found)
 
     def genotype(self) -> Genotype:

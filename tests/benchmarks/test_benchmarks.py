@@ -252,9 +252,7 @@ def test_figure_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no results of benchmarks/growth.py" in capsys.readouterr().err
 
 
-def test_latency_compares_sums_with_whole_networks(
-    script: Script, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_latency(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script("latency", "--channels", "2", "--side", "8", "--networks", "3", "--device", "cpu").main()
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["darts", "nasbench201", "chain", "macro"]
