@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -192,7 +194,8 @@ class Processes:
             if self.free
             else ProcessPoolExecutor(max_workers=1, env=dict.fromkeys(limits, threads))
         )
-        future = process.submit(function, *trial)
+        with _uninterrupted():
+            future = process.submit(function, *trial)
         self.running[future] = process
         return future
 
@@ -210,6 +213,23 @@ class Processes:
             raise WorkerDied(f"its process died{how}, perhaps for want of memory") from None
         self.free.append(process)
         return result
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let processes that begin inside the block ignore Ctrl-C, which a terminal sends to all: this process ends them.
+
+    One that is still importing would show where. (Blocked signals would not do: who starts Python's resource tracker
+    unblocks them.)
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Dask:

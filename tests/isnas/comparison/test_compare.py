@@ -653,6 +653,7 @@ def test_interrupted_command(folder: Path, tmp_path: Path) -> None:
         finally:
             started.kill()
     assert started.returncode == 130
-    assert errors.splitlines()[-1].startswith("interrupted; the same command goes on with --out")
+    last = "interrupted; the same command goes on with --out"
+    assert errors.splitlines()[-1].startswith(last), errors
     assert "Traceback" not in errors
     assert read_rows(tmp_path)
