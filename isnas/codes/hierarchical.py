@@ -119,14 +119,6 @@ class HierarchicalCode(nn.Module):
             for kind, part in zip(self.space.kinds, values.unbind(), strict=True)
         }
 
-    @torch.no_grad()
-    def values(self) -> dict[str, dict[Place, float]]:
-        """Return c of every place."""
-        return {
-            kind: dict(zip(part.places, part.values.tolist(), strict=True))
-            for kind, part in self.coefficients().items()
-        }
-
     def coefficients_at(self, places: Mapping[str, Sequence[Place]]) -> dict[str, Coefficients]:
         """Return the coefficients of these places only, as they are without masks."""
         found = {}

@@ -140,14 +140,6 @@ class SoftmaxCode(nn.Module):
         return rows.softmax(dim=1).diagonal()
 
     @torch.no_grad()
-    def values(self) -> dict[str, dict[Place, float]]:
-        """Return the weight of every place of the space of what is found."""
-        return {
-            kind: dict(zip(part.places, part.values.tolist(), strict=True))
-            for kind, part in self.coefficients().items()
-        }
-
-    @torch.no_grad()
     def genotype(self) -> Genotype:
         """Return the architecture that the weights stand for.
 

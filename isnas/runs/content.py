@@ -54,6 +54,11 @@ DATA = Record(
 )
 """The form of what `isnas.tasks.base.Task.describe` returns."""
 
+LATENCIES = Mapping(
+    Record({"rest": Number(0), "error": Number(0), "costs": Mapping(Mapping(Number(0)))})
+)
+"""Tables of latencies by their use, see `isnas.networks.latency.LatencyTable.to_json`."""
+
 CONFIG = Record(
     needed={"command": NAME, "options": OPTIONS},
     known={
@@ -66,6 +71,7 @@ CONFIG = Record(
         "parts": List(NAME, most=100_000),
         "processes": Whole(1),
         "threads": Whole(1),
+        "latencies": LATENCIES,
         "versions": Mapping(Text(longest=200)),
         "started": Text(longest=200),
         "changes": List(Record(others=PLAIN)),

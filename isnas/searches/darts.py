@@ -173,7 +173,7 @@ class DartsSearch(SupernetSearch):
         return bypassing(space) if options.method.partial > 1 else space
 
     def genotype(self) -> Genotype:
-        return self.limits.nearest(self.code.genotype(), self.code.values())
+        return self.limits.nearest(self.code.genotype(), self.code.coefficients())
 
     def alone(self, genotype: Genotype) -> dict[str, Coefficients]:
         """Return the coefficients that run a genotype alone, with partial channels the bypasses of its edges, too."""

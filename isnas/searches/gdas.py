@@ -131,7 +131,7 @@ class GdasSearch(SupernetSearch):
         return found
 
     def genotype(self) -> Genotype:
-        return self.limits.nearest(self.code.genotype(), self.code.values())
+        return self.limits.nearest(self.code.genotype(), self.code.coefficients())
 
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch

@@ -224,7 +224,7 @@ class HmNasSearch(SupernetSearch):
 
     def genotype(self) -> Genotype:
         """Return the architecture of the places that survive now, within the limits; of all until masks are learnt."""
-        return self.limits.nearest(self.code.genotype(), self.code.values(), drop=True)
+        return self.limits.nearest(self.code.genotype(), self.code.coefficients(), drop=True)
 
     def trained_network(self) -> CellNetwork | None:
         """Return the found network with its weights; None before fine-tuning."""

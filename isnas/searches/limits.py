@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 
 from ..codes.choices import Choices
-from ..networks.core import CellNetwork
+from ..networks.core import CellNetwork, Coefficients
 from ..networks.counting import PlaceCosts
 from ..networks.latency import LatencyTable
 from ..networks.registry import family
@@ -135,7 +135,10 @@ class Limits:
         """The measured costs of operations: those that the run has recorded, or measured now."""
         setting = self._setting
         if setting.latencies is not None:
-            return LatencyTable.from_json(setting.latencies, self.space)
+            try:
+                return LatencyTable.from_json(setting.latencies, self.space)
+            except ValueError as error:  # from a file that somebody has changed
+                raise UserError(f"latencies of the run: {error}") from None
 
         def measured() -> dict[str, Any]:
             seed = setting.options.runtime.seed
@@ -186,7 +189,7 @@ class Limits:
     def nearest(
         self,
         genotype: Genotype,
-        value: Mapping[str, Mapping[Place, float]] | None = None,
+        coefficients: Mapping[str, Coefficients] | None = None,
         drop: bool = False,
     ) -> Genotype:
         """Return an architecture within the limits near to one that may be beyond them.
@@ -194,7 +197,7 @@ class Limits:
         As long as it is beyond, one place is exchanged for another of its choice, or dropped where its group may stay
         empty: of all exchanges that lessen the excess the one that costs the least value for it,
 
-            min over exchanges p -> q of (value(p) - value(q)) / (excess before - excess after),
+            min over exchanges p -> q of (c(p) - c(q)) / (excess before - excess after),
 
         of equals the one that lessens it most. Where costs add up, as they do but in the macro space, and one quantity
         is limited, it finds an architecture whenever there is one; with several limits it may miss one.
@@ -202,8 +205,8 @@ class Limits:
         Parameters
         ----------
         genotype : Genotype
-        value : mapping of kind to mapping of Place to float, optional
-            What the search thinks of each place; by default all are alike.
+        coefficients : mapping of kind to Coefficients, optional
+            The value c that the search gives to each place; by default all are alike.
         drop : bool
             Whether a place may be dropped wherever the choice may have fewer.
 
@@ -216,6 +219,10 @@ class Limits:
             return genotype
         places = {kind: list(own) for kind, own in genotype.places(self.space).items()}
         sizes = self.sizes(genotype)
+        value = {
+            kind: dict(zip(part.places, part.values.tolist(), strict=True))
+            for kind, part in (coefficients or {}).items()
+        }
         while (excess := self._beyond(sizes)) > 0:
             best: tuple[float, float] | None = None
             for kind, gone, come in self._exchanges(places, drop):
@@ -223,7 +230,7 @@ class Limits:
                 saved = excess - self._beyond(after)
                 if saved <= 1e-12:
                     continue
-                of_kind = value[kind] if value is not None else {}
+                of_kind = value.get(kind, {})
                 lost = of_kind.get(gone, 0.0) - of_kind.get(come, 0.0)
                 if best is None or (lost / saved, -saved) < best:
                     best = lost / saved, -saved

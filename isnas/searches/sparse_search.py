@@ -17,9 +17,10 @@ and as |b| grows paths concentrate on what is good. Before, for a share of the s
 
 *Limits* (`isnas.searches.limits`) are kept by refusing: a recovery beyond them is taken back, with b and its optimizer,
 to where the last one within them was (the published rule for parameters). Beside that the codes' loss can be penalised:
-by the score by w times the excess of the architecture, and through the coefficients by
+by the score by w times the excess of each architecture that is tried, and through the coefficients, where the one that
+is run is always within the limits, by
 
-    w sum over S of share_k |c_k|        while the architecture is beyond the limits,
+    w sum over S of share_k |c_k|,
 
 an l1 norm in which each operation counts by the share of the limits that it takes.
 """
@@ -96,8 +97,8 @@ class SparseSearchOptions(BaseOptions):
     pairs : int
         Pairs of architectures in a step of the score.
     limit_penalty : float
-        Weight w of what is added to the codes' loss while their architecture is beyond the limits; 0: nothing, it is
-        only refused.
+        Weight w of what is added to the codes' loss for operations that take much of the limits; 0: nothing, an
+        architecture beyond them is only refused.
     warm_up_share : float
         Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
     fair_share : float
@@ -209,7 +210,7 @@ class SparseSearch(SupernetSearch):
     def penalty(self, coefficients: Mapping[str, Coefficients]) -> Tensor | float:
         """Return what is added to the loss that codes follow through the coefficients."""
         weight = self.options.method.limit_penalty
-        if weight == 0 or self.limits.allow(self.genotype()):
+        if weight == 0 or not self.limits.bounds:
             return 0.0
         return weight * sum(
             (

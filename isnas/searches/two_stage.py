@@ -176,9 +176,9 @@ class Probe:
     ----------
     code : SparseCode
     active : dict of kind to Coefficients
-        Of the active places, differentiable in b.
+        Coefficients of the active places, differentiable in b.
     index : int
-        Which choice is probed.
+        Number of the choice that is probed.
 
     Attributes
     ----------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ import isnas
 from isnas import (
     DARTS_SPACE,
     NASBENCH201_SPACE,
+    Coefficients,
     Dataset,
     Genotype,
     RunRecord,
@@ -206,7 +209,7 @@ class TestNearest:
         largest = Genotype.parse(f"|{conv}~0|+|{conv}~0|{conv}~1|+|{conv}~0|{conv}~1|{conv}~2|")
         random = torch.Generator().manual_seed(0)
         places = [place for choice in NASBENCH201_SPACE.choices for place in choice.candidates]
-        value = {"cell": dict(zip(places, torch.rand(24, generator=random).tolist(), strict=True))}
+        value = {"cell": Coefficients(torch.rand(24, generator=random), tuple(places))}
         for bound in (*sizes[1::4], least):
             found = self.limits(data, bound).nearest(largest, value)
             assert sizes_of(found)[0] <= bound
@@ -224,9 +227,9 @@ class TestNearest:
         size = sizes_of(cell)[0]
         one = sizes_of(Genotype.parse(largest.replace(conv, small, 1)))[0]
         limits = self.limits(toy_data(32), one)
-        value = {"cell": dict.fromkeys(cell.places(NASBENCH201_SPACE)["cell"], 1.0)}
-        for i, place in enumerate(cell.places(NASBENCH201_SPACE)["cell"]):
-            value["cell"][place] = 1.0 + (i != 4)
+        places = cell.places(NASBENCH201_SPACE)["cell"]
+        values = torch.tensor([1.0 + (i != 4) for i in range(len(places))])
+        value = {"cell": Coefficients(values, tuple(places))}
         found = limits.nearest(cell, value)
         edges = [edge.operation for node in found["cell"].nodes for edge in node]
         assert sizes_of(found)[0] <= one < size
@@ -241,14 +244,21 @@ class TestNearest:
 
 
 def test_the_penalty_of_a_sparse_code(toy_data: Callable[..., Dataset]) -> None:
-    """The l1 norm of the coefficients, each times the share of the limits that its operation takes; 0 within them."""
-    options = {**TINY, "limit": (f"parameters={median_size()}",), "init_scale": 0.5}
-    search = create_search(
-        "ista-two-stage", NASBENCH201_SPACE, toy_data(32), limit_penalty=3.0, **options
-    )
+    """The l1 norm of the coefficients, each times the share of the limits that its operation takes.
+
+    A step of the codes follows it: its gradient is that of the loss and A_S (w share sign(c)).
+    """
+    bound = median_size()
+    options = {**TINY, "limit": (f"parameters={bound}",), "init_scale": 0.5}
+
+    def search_of(**changes: Any) -> Any:
+        values = {**options, "code_weight_decay": 0.0, **changes}
+        return create_search("ista-two-stage", NASBENCH201_SPACE, toy_data(32), **values)
+
+    unlimited = search_of(limit=(), limit_penalty=3.0)
+    assert unlimited.penalty(unlimited.code.coefficients()) == 0.0
+    search = search_of(limit_penalty=3.0)
     assert search.limits.allow(search.genotype())
-    assert search.penalty(search.code.coefficients()) == 0.0
-    search.limits.bounds["parameters"] = 1
     coefficients = search.code.coefficients()
     network = build_supernet(NASBENCH201_SPACE, **SHAPE, classes=4, in_channels=1)
     values, places = coefficients["cell"].values, coefficients["cell"].places
@@ -256,8 +266,28 @@ def test_the_penalty_of_a_sparse_code(toy_data: Callable[..., Dataset]) -> None:
         sum(p.numel() for o in network.operations_at("cell", [place]) for p in o.parameters())
         for place in places
     ]
-    expected = 3.0 * sum(size * abs(c) for size, c in zip(sizes, values.tolist(), strict=True))
+    shares = [size / bound for size in sizes]
+    expected = 3.0 * sum(share * abs(c) for share, c in zip(shares, values.tolist(), strict=True))
     assert search.penalty(coefficients).item() == pytest.approx(expected, rel=1e-5)
+
+    batch, gradients = next(iter(search.valid_feed.epoch(0))), []
+    for each in (search_of(), search):
+        each.network.train()
+        each._update_code = lambda: None
+        each.train_code(batch)
+        gradients.append([b.grad.double() for b in each.code.b])
+    signs = iter(
+        [
+            3.0 * share * (1 if c > 0 else -1)
+            for share, c in zip(shares, values.tolist(), strict=True)
+        ]
+    )
+    for without, with_penalty, A, support in zip(
+        *gradients, search.code.A, search.code.support, strict=True
+    ):
+        added = A[:, list(support)] @ torch.tensor([next(signs) for _ in support]).double()
+        torch.testing.assert_close(with_penalty - without, added, rtol=1e-4, atol=1e-6)
+    assert any(share > 0 for share in shares)
 
 
 class TestLatency:
@@ -308,6 +338,23 @@ class TestLatency:
         assert all(text.count("nor_conv_3x3") <= 1 for text in found)
         recorded = RunRecord(tmp_path / "run").config["latencies"]
         assert recorded["search"]["rest"] == 1e-3
+        assert len(measured) == 1
+
+        # with no more than what stood there at the beginning it goes by the recorded table
+        def begin_again() -> Any:
+            shutil.rmtree(tmp_path / "run" / "checkpoints")
+            (tmp_path / "run" / "results.json").unlink()
+            return isnas.resume(tmp_path / "run")
+
+        again = begin_again()
+        assert [again.results[p]["genotype"] for p in ("found", "random-1", "random-2")] == found
+        assert len(measured) == 1
+
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        config["latencies"]["search"]["costs"]["cell"] = {"node9": 1.0}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="latencies of the run: no table of latencies"):
+            begin_again()
 
     def test_comparisons_report_it(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def measure(supernet: Any, size: Any, samples: Any) -> LatencyTable:
