@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -171,6 +170,13 @@ class Processes:
 
     def __enter__(self) -> Processes:
         """Return the pool."""
+        from multiprocessing import resource_tracker
+
+        from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
+
+        # begun with the first process, they would end its block of Ctrl-C
+        resource_tracker.ensure_running()
+        loky_resource_tracker.ensure_running()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -217,19 +223,19 @@ class Processes:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let processes that begin inside the block ignore Ctrl-C, which a terminal sends to all: this process ends them.
+    """Keep Ctrl-C, which a terminal sends to all, from processes that begin inside the block: this process ends them.
 
-    One that is still importing would show where. (Blocked signals would not do: who starts Python's resource tracker
-    unblocks them.)
+    One that is still importing would show where. They inherit the signal as blocked and never take it; this process takes
+    it when the block ends.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Dask:

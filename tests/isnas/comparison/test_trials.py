@@ -13,7 +13,7 @@ import pytest
 import isnas
 from isnas.commands.evaluate import evaluation_job
 from isnas.commands.run import Job
-from isnas.comparison.clusters import Dask, workers
+from isnas.comparison.clusters import Dask, Processes, workers
 from isnas.comparison.rows import Rows, read_rows
 from isnas.comparison.trials import run_or_resume, run_trials
 from isnas.runs.evaluation import evaluation_schema
@@ -117,6 +117,37 @@ def test_a_worker_that_dies_is_a_failed_trial_and_tried_again(tmp_path: Path) ->
     assert (tmp_path / "table.md").read_text() == "m: [0, 10, 40, 90]"
     with opened(tmp_path) as rows:
         assert rows.died == []
+
+
+def blocked() -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="has no such signals")
+def test_ctrl_c_while_a_process_begins_is_for_this_one_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    submit = ProcessPoolExecutor.submit
+
+    def interrupted(*arguments: Any) -> Any:
+        future = submit(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return future
+
+    # also where a shell lets what it runs in the background ignore it
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Processes(1) as pool:
+            assert pool.result(pool.submit(blocked))
+            monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(blocked)
+                signal.pthread_sigmask(signal.SIG_BLOCK, [])  # somewhere to be interrupted
+        assert not blocked()
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @pytest.mark.slow
