@@ -9,8 +9,9 @@ several searches, not the best; so does ours.
     python -m experiments.cifar10_two_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
-``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds. ``paper``
-has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
+``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds. ``ranks``
+is for the preset `smoothed`, whose super-net must learn to rank: 20,000 images of 16 x 16 pixels, networks of that size,
+and three random architectures beside each found one, 25 minutes of a core for each of 5 seeds. ``paper`` has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
 
 Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
 machine), runs/SEED (run directories, for `isnas report` and the figures) and, at the smaller scales, images/.
@@ -63,6 +64,26 @@ SCALES = {
             epochs=20,
             evaluation_epochs=20,
             random_architectures=1,
+            threads=1,
+        ),
+    ),
+    "ranks": Scale(
+        Subset("cifar10", 20_000, 5_000, 16),
+        5,
+        search_options(
+            TWO_STAGE,
+            DARTS_SPACE,
+            "smoothed",
+            channels=8,
+            cells=4,
+            batch_size=96,
+            epochs=20,
+            code_batch_size=48,
+            evaluation_channels=8,
+            evaluation_cells=4,
+            evaluation_batch_size=96,
+            evaluation_epochs=8,
+            random_architectures=3,
             threads=1,
         ),
     ),

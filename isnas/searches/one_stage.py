@@ -24,6 +24,7 @@ from .sparse_search import (
     RECURRENT_CODE,
     SMOOTHED,
     SMOOTHED_201,
+    SMOOTHED_DARTS,
     SparseSearch,
     SparseSearchOptions,
     changed_nodes,
@@ -107,7 +108,7 @@ class OneStageTraining(SparseSearch):
                 "search_epochs": 100,
             }
         },
-        "smoothed": {"": SMOOTHED, "nasbench201": SMOOTHED_201},
+        "smoothed": {"": SMOOTHED, "darts": SMOOTHED_DARTS, "nasbench201": SMOOTHED_201},
     }
 
     def __init__(self, supernet: CellNetwork, setting: Setting) -> None:

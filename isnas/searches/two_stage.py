@@ -33,6 +33,7 @@ from .sparse_search import (
     RECURRENT_CODE,
     SMOOTHED,
     SMOOTHED_201,
+    SMOOTHED_DARTS,
     SparseSearch,
     SparseSearchOptions,
     changed_nodes,
@@ -97,6 +98,7 @@ class TwoStageSearch(SparseSearch):
         },
         "smoothed": {
             "": SMOOTHED,
+            "darts": SMOOTHED_DARTS,
             "nasbench201": SMOOTHED_201,
             "chain": {"batch_size": 96, "weight_decay": 5e-4},
         },
