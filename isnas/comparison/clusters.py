@@ -225,8 +225,8 @@ class Processes:
 def _uninterrupted() -> Iterator[None]:
     """Keep Ctrl-C, which a terminal sends to all, from processes that begin inside the block: this process ends them.
 
-    One that is still importing would show where. They inherit the signal as blocked and never take it; this process takes
-    it when the block ends.
+    One that is still importing would show where. They inherit the signal as blocked and never take it. This process
+    takes it when the block ends.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
