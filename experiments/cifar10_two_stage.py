@@ -9,10 +9,10 @@ several searches, not the best; so does ours.
     python -m experiments.cifar10_two_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
-``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds. ``ranks`` is
-for the preset `smoothed`, whose super-net must learn to rank: 20,000 images of 16 x 16 pixels, networks of the same size,
-and three random architectures beside each found one; 25 minutes of a core for each of 5 seeds. ``paper`` has the
-published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
+``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds.
+``ranks`` is for the preset `smoothed`, whose super-net must learn to rank: 20,000 images of 16 x 16 pixels, networks
+of the same size, and three random architectures beside each found one; 25 minutes of a core for each of 5 seeds.
+``paper`` has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
 
 Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
 machine), runs/SEED (run directories, for `isnas report` and the figures) and, at the smaller scales, images/.

@@ -77,10 +77,10 @@ SMOOTHED_201 = {"m": (3, 6, 9), "batch_size": 96, "weight_decay": 5e-4}
 SMOOTHED_DARTS = {"learning_rate": 0.03, "code_learning_rate": 0.02}
 """The same in DARTS's space.
 
-At the rate of 0.1 a super-net on fair paths does not begin to learn: on images of 16 x 16 pixels its loss stays above that
-of guessing for four epochs. At 0.03 and 0.01 it learns. Codes of 8 nodes share the score of a pair; their drift in a step is
-smaller against its noise, by the root of the ratio of their lengths in all. Their rate is raised by that and by as much
-again, since searches have fewer steps.
+At the rate of 0.1 a super-net on fair paths does not begin to learn: on images of 16 x 16 pixels its loss stays above
+that of guessing for four epochs. At 0.03 and 0.01 it learns. Codes of 8 nodes share the score of a pair; their drift
+in a step is smaller against its noise, by the root of the ratio of their lengths in all. Their rate is raised by that
+and by as much again, since searches have fewer steps.
 """
 
 MEMORY = 300
