@@ -5,7 +5,10 @@ the moment it ends.
 
 Varied: the method. Of sparse coding as published the recovery rule (``truncate``, ``path``, ``best_subset``), the
 measurement matrix (Gaussian, uniform) and re-encoding, and ``sparse smoothed``: the preset `smoothed` of
-`ista-two-stage`, see `isnas.searches.two_stage`. Against them stand
+`ista-two-stage`, see `isnas.searches.two_stage`. ``crossed`` stands for 24 variants that cross what is in it but the
+score: the cut by |z|, by value or over z >= 0, a Gaussian matrix or one in which the operations of an edge compete,
+the architecture of b alone or of b perturbed, weights that learn on it from the beginning or on fair paths first; all
+learn through the coefficients. They run when they are asked for. Against them stand
 
 - ``darts``, first and second order, ``gdas``, ``enas``, ``hm-nas`` and ``random sharing``, with their own constants,
   but for what the scale says;
@@ -26,14 +29,16 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
     python -m experiments.nasbench201 --scale smoke --table TABLE
     python -m experiments.nasbench201 --scale small --table TABLE --data FOLDER --jobs 2
     python -m experiments.nasbench201 --scale ranks --table TABLE --data FOLDER --methods "sparse smoothed" darts gdas
+    python -m experiments.nasbench201 --scale cheap --table TABLE --data FOLDER --methods crossed
     python -m experiments.nasbench201 --scale paper --table TABLE --data cifar10
 
 TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds of a core for a
 search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
-takes about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a super-net
-that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not at
-``small``; ``paper`` has the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through
-joblib; inside `joblib.parallel_config` another backend takes them to a cluster.
+takes about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a
+super-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does
+not at ``small``; ``cheap`` takes some 15 seconds for a search on such images, with a quarter of them and half the
+channels, for many variants with many seeds; ``paper`` has the benchmark's setting of search and wants a GPU. Started
+again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another backend takes them to a cluster.
 
 Written to DIR: rows.jsonl (a row for every trial), table.md, about.json (settings, command, versions, machine), and
 images.pt, the images that the trials share. ``python -m figures.nasbench201`` draws the rows.
@@ -88,6 +93,20 @@ SPARSE: dict[str, dict[str, Any]] = {
     for reencode in (False, True)
 }
 """The variants of sparse coding as published, by name."""
+
+CROSSED: dict[str, dict[str, Any]] = {
+    f"crossed {rule} {matrix} {'perturbed' if sigma else 'held'} {'fair' if share else 'greedy'}": {
+        "rule": rule,
+        "matrix": matrix,
+        "perturbation": sigma,
+        "warm_up_share": share,
+    }
+    for rule in ("truncate", "signed", "non_negative")
+    for matrix in ("gaussian", "balanced")
+    for sigma in (0.0, 1.0)
+    for share in (0.0, 0.43)
+}
+"""The variants that cross the parts of the smoothed search but the score, with its constants, by name."""
 
 SMOOTHED = "sparse smoothed"
 SHARING = "random sharing"
@@ -173,6 +192,7 @@ SCALES = {
             "gdas": 13,
         },
     ),
+    "cheap": Scale("cifar10", 12_500, 4, 1, 8, 96, 0.1, 6e-3, 20, 100, 200, 512, size=16),
     # the other methods have the benchmark's constants, where there is a preset of these
     "paper": Scale(
         "cifar10",
@@ -265,6 +285,9 @@ PROPOSALS = 4
 """Proposals of Zero-Cost-PT; its authors make ten."""
 
 METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
+"""What runs when nothing is asked for."""
+
+KNOWN = (*METHODS, *CROSSED)
 
 
 def search_of(
@@ -291,9 +314,9 @@ def search_of(
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
     if method == SMOOTHED:
         changes["preset"] = "smoothed"
-    elif method in SPARSE:
+    elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
-        changes = {**changes, **SPARSE[method], **own}
+        changes = {**changes, **SPARSE.get(method, {}), **CROSSED.get(method, {}), **own}
     else:
         name = OTHERS[method]
         if scale.constants != "quick" and (
@@ -449,13 +472,34 @@ def rankers(table: Table) -> dict[str, float]:
     }
 
 
-FACTORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+Factors = dict[str, tuple[str, dict[str, Any], dict[str, Any]]]
+"""For each factor in words: between what, and the options that differ, of the one and of the other."""
+
+FACTORS: Factors = {
     "re-encoding": ("with and without", {"reencode": True}, {"reencode": False}),
     "matrix": ("Gaussian and uniform", {"matrix": "gaussian"}, {"matrix": "uniform"}),
     "rule path": ("and truncate", {"rule": "path"}, {"rule": "truncate"}),
     "rule best_subset": ("and truncate", {"rule": "best_subset"}, {"rule": "truncate"}),
 }
-"""The factors that are compared in the variants of sparse coding, all else being equal."""
+"""The factors that are compared in the variants of sparse coding as published, all else being equal."""
+
+CROSSED_FACTORS: Factors = {
+    "cut": ("by value and by magnitude", {"rule": "signed"}, {"rule": "truncate"}),
+    "recovery": (
+        "over z >= 0 and cut by magnitude",
+        {"rule": "non_negative"},
+        {"rule": "truncate"},
+    ),
+    "competition": ("balanced and Gaussian", {"matrix": "balanced"}, {"matrix": "gaussian"}),
+    "perturbation": ("with and without", {"perturbation": 1.0}, {"perturbation": 0.0}),
+    "fair paths": ("first and never", {"warm_up_share": 0.43}, {"warm_up_share": 0.0}),
+}
+"""The factors of the crossed variants."""
+
+FAMILIES: dict[str, tuple[dict[str, dict[str, Any]], Factors]] = {
+    "Sparse coding as published": (SPARSE, FACTORS),
+    "The parts of the smoothed search crossed": (CROSSED, CROSSED_FACTORS),
+}
 
 
 def factor_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -463,21 +507,30 @@ def factor_text(rows: Sequence[dict[str, Any]]) -> str:
 
     One value for each seed, the mean over all settings of the other factors; the interval is Student's.
     """
-    found = {
-        (row["method"], row["seed"]): row["accuracy"]["cifar10"]
-        for row in rows
-        if row["method"] in SPARSE
-    }
+    return "".join(
+        _factor_text(title, variants, factors, rows)
+        for title, (variants, factors) in FAMILIES.items()
+    )
+
+
+def _factor_text(
+    title: str,
+    variants: Mapping[str, dict[str, Any]],
+    factors: Factors,
+    rows: Sequence[dict[str, Any]],
+) -> str:
+    of_family = [row for row in rows if row["method"] in variants]
+    found = {(row["method"], row["seed"]): row["accuracy"]["cifar10"] for row in of_family}
     seeds = {seed for _, seed in found}
-    whole = [seed for seed in sorted(seeds) if all((name, seed) in found for name in SPARSE)]
+    whole = [seed for seed in sorted(seeds) if all((name, seed) in found for name in variants)]
     if len(whole) < 2:
         return ""
     lines = []
-    for factor, (text, one, other) in FACTORS.items():
+    for factor, (text, one, other) in factors.items():
         pairs = [
             (a, b)
-            for a, variant in SPARSE.items()
-            for b, against in SPARSE.items()
+            for a, variant in variants.items()
+            for b, against in variants.items()
             if one.items() <= variant.items() and {**variant, **other} == against
         ]
         differences = [fmean(found[a, seed] - found[b, seed] for a, b in pairs) for seed in whole]
@@ -485,8 +538,8 @@ def factor_text(rows: Sequence[dict[str, Any]]) -> str:
     gains = [
         fmean(
             row["accuracy"]["cifar10"] - row["trajectory"][0][1]
-            for row in rows
-            if row["method"] in SPARSE and row["seed"] == seed
+            for row in of_family
+            if row["seed"] == seed
         )
         for seed in whole
     ]
@@ -494,7 +547,7 @@ def factor_text(rows: Sequence[dict[str, Any]]) -> str:
         ("end and random start of the search", interval_text(mean_interval(gains), sign=True))
     )
     return (
-        "Sparse coding: mean difference of the accuracy on CIFAR-10 between\n\n"
+        f"{title}: mean difference of the accuracy on CIFAR-10 between\n\n"
         f"{markdown_table(('what', 'difference [95 % interval]'), lines)}\n"
         f"paired by seed ({len(whole)}), over all variants alike.\n\n"
     )
@@ -514,7 +567,7 @@ def against_text(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any]) ->
     for row in rows:
         found.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]["cifar10"]
     random = settings["references"]["full"]["cifar10"]
-    table = above_table(found, METHODS, {"above random cells without none": random}, SMOOTHED)
+    table = above_table(found, KNOWN, {"above random cells without none": random}, SMOOTHED)
     if not table:
         return ""
     return f"Points of accuracy on CIFAR-10, means with 95 % intervals by Student's t:\n\n{table}\n"
@@ -537,7 +590,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "Kendall's tau",
     )
     lines: list[tuple[str, ...]] = []
-    for method in METHODS:
+    for method in KNOWN:
         of_method = [row for row in rows if row["method"] == method]
         if not of_method:
             continue
@@ -597,7 +650,7 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     UserError
         When a name means none.
     """
-    return chosen_of(names, METHODS)
+    return chosen_of(names, KNOWN)
 
 
 def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> None:

@@ -16,6 +16,7 @@ import torch
 import experiments.nasbench201 as experiment
 from experiments.nasbench201 import (
     BY_TABLE,
+    CROSSED,
     FREE,
     METHODS,
     OTHERS,
@@ -205,6 +206,28 @@ def test_factors_are_compared_all_else_being_equal() -> None:
         assert line in text
     assert factor_text(rows[:-1]).count("(2)") == 1
     assert factor_text(rows[: len(SPARSE)]) == ""
+
+
+def test_crossed_factors_are_compared_all_else_being_equal() -> None:
+    """By value: 1; balanced: 2; perturbed: -1; fair paths: 3; over z >= 0: 4, with fair paths only."""
+    rows = []
+    for seed in range(2):
+        for method, variant in CROSSED.items():
+            fair, rule = variant["warm_up_share"] > 0, variant["rule"]
+            value = 80 + 2 * (variant["matrix"] == "balanced") - variant["perturbation"] + 3 * fair
+            value += (rule == "signed") + 4 * (rule == "non_negative" and fair) + seed
+            row = {"method": method, "seed": seed, "accuracy": {"cifar10": value}}
+            rows.append({**row, "trajectory": [["", value], ["", value]]})
+    text = factor_text(rows)
+    for line in (
+        "cut: by value and by magnitude | +1.00 [+1.00, +1.00]",
+        "over z >= 0 and cut by magnitude | +2.00",
+        "balanced and Gaussian | +2.00",
+        "perturbation: with and without | -1.00",
+        "fair paths: first and never | +4.33",
+        "start of the search | +0.00",
+    ):
+        assert line in text
 
 
 def test_record_names_no_place_of_the_machine(finished: Path) -> None:
