@@ -23,6 +23,8 @@ is run is always within the limits, by
     w sum over S of share_k |c_k|,
 
 an l1 norm in which each operation counts by the share of the limits that it takes.
+
+*Warm start* (`isnas.searches.warm_start`): codes can begin at b0 = A z0, with z0 from a score of untrained networks.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ from torch import Tensor
 from ..codes.fair import fair_path
 from ..codes.sparse import NodeRecovery, SparseCode, SparseCodeOptions
 from ..networks.core import CellNetwork, Coefficients
+from ..networks.counting import PlaceCosts
+from ..networks.images import ImageNetwork
 from ..networks.operations import kept_statistics
+from ..networks.registry import family
 from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions
 from ..runtime.processes import all_reduce_sum, averaging, processes
@@ -49,6 +54,8 @@ from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Setting, SupernetSearch
 from .limits import DRAWS
+from .rankers import naswot
+from .warm_start import WarmStart, begin_at, effects
 
 RECURRENT_CODE = {"matrix": "normalised", "init_scale": 0.3, "learning_rate": 20.0}
 """Defaults of sparse codes of recurrent cells.
@@ -112,6 +119,10 @@ class SparseSearchOptions(BaseOptions):
         Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
     fair_share : float
         Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
+    warm_start : {"none", "parameters", "multiply-adds", "naswot"}
+        Score of untrained networks that the codes begin with, b0 = A z0; none: they begin at random or at zero.
+    warm_start_length : float
+        Norm of each b0.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -122,6 +133,7 @@ class SparseSearchOptions(BaseOptions):
         "limit_penalty": 0,
         "warm_up_share": 0,
         "fair_share": 0,
+        "warm_start_length": 0,
     }
     most: ClassVar[dict[str, float]] = {"fair_share": 1}
     below_one: ClassVar[tuple[str, ...]] = ("warm_up_share",)
@@ -134,6 +146,8 @@ class SparseSearchOptions(BaseOptions):
     limit_penalty: float = 0.0
     warm_up_share: float = 0.0
     fair_share: float = 0.0
+    warm_start: WarmStart = "none"
+    warm_start_length: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,10 +175,15 @@ class SparseSearch(SupernetSearch):
         self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
         self._accept()
+        if self.options.method.warm_start != "none":
+            self._warm_start()
 
     @classmethod
     def check(cls, setting: Setting) -> None:
         super().check(setting)
+        network = family(setting.space).network
+        if setting.options.method.warm_start == "naswot" and not issubclass(network, ImageNetwork):
+            raise UserError("warm_start naswot is a score of networks of images; here: parameters")
         setting.options.code.lengths(setting.space)
         setting.options.code.places(setting.space)
 
@@ -189,6 +208,23 @@ class SparseSearch(SupernetSearch):
             f"limit {self.limits.in_words()}: none of {DRAWS:,} random architectures of this depth and width is that "
             f"small"
         )
+
+    def _warm_start(self) -> None:
+        """Let the codes begin with a score of the super-net as it is; a start beyond the limits is taken back."""
+        options = self.options.method
+        if options.warm_start == "naswot":
+            images = next(iter(self.scoring_feed().epoch(0)))[0]
+
+            def score(places: Mapping[str, tuple[Place, ...]]) -> float:
+                return naswot(self.network, images, self.ones_at(places))
+        else:
+            costs = PlaceCosts(self.network, self.task.example(self.data))
+            counted = {"parameters": costs.parameters, "multiply-adds": costs.multiply_adds}
+            score = counted[options.warm_start]
+        s = self.options.code.places(self.space)
+        found = effects(self.space, s, score, seed=self.seed)
+        begin_at(self.code, found, options.warm_start_length)
+        self.recover()
 
     def _accept(self) -> None:
         """Remember the codes as they are, to come back to when a later architecture is beyond the limits."""
@@ -314,7 +350,7 @@ class SparseSearch(SupernetSearch):
         size = (number, sum(len(b) for b in self.code.b))
         return torch.randn(size, generator=random, dtype=torch.float64)
 
-    def ones_at(self, places: dict[str, tuple[Place, ...]]) -> dict[str, Coefficients]:
+    def ones_at(self, places: Mapping[str, tuple[Place, ...]]) -> dict[str, Coefficients]:
         """Return coefficients of 1 at these places."""
         return {
             kind: Coefficients(torch.ones(len(of_kind), device=self.device), of_kind)
