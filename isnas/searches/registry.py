@@ -218,6 +218,7 @@ def create_search(
     space = get_space(space)
     options = search_options(method, space, **values)
     setting = Setting(space, task_of(space), data, torch.device(device), options)
+    METHODS[method].search.check(setting)
     return METHODS[method].create(setting)
 
 

@@ -89,11 +89,13 @@ def test_score_of_untrained_networks_leaves_the_super_net_as_it_was(
 
 
 def test_start_beyond_the_limits_is_taken_back(toy_data: Callable[..., Dataset]) -> None:
-    data = toy_data(64)
-    largest = parameters_of(search_of(data, warm_start="parameters").genotype())
-    limit = (f"parameters={largest - 1}",)
-    search = search_of(data, warm_start="parameters", limit=limit)
-    assert parameters_of(search.genotype()) < largest
+    def start(**changes: Any) -> float:
+        search = search_of(toy_data(64), preset="smoothed", warm_start="parameters", **changes)
+        return search.limits.sizes(search.genotype())["parameters"]
+
+    largest = start()
+    assert start(limit=(f"parameters={largest:g}",)) == largest
+    assert start(limit=(f"parameters={largest - 1:g}",)) < largest
 
 
 def test_score_that_networks_of_text_do_not_have_is_refused(tmp_path: Path) -> None:
