@@ -116,7 +116,8 @@ class SparseSearchOptions(BaseOptions):
         Weight w of what is added to the codes' loss for operations that take much of the limits; 0: nothing, an
         architecture beyond them is only refused.
     warm_up_share : float
-        Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
+        Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths; rounded to
+        epochs, of which at least one is left to the codes.
     fair_share : float
         Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
     warm_start : {"none", "parameters", "multiply-adds", "naswot"}
@@ -272,8 +273,9 @@ class SparseSearch(SupernetSearch):
 
     @property
     def warm_up_epochs(self) -> int:
-        """Epochs at the beginning in which only the weights learn."""
-        return round(self.options.method.warm_up_share * self.search_epochs)
+        """Epochs at the beginning in which only the weights learn; at least one epoch is left to the codes."""
+        epochs = self.search_epochs
+        return min(round(self.options.method.warm_up_share * epochs), epochs - 1)
 
     @property
     def warming_up(self) -> bool:
