@@ -92,9 +92,11 @@ def with_suggestion(message: str, options: Iterable[str]) -> str:
     options : iterable of str
         The options that the parser knows, such as ``--seed``.
     """
-    known = options
-    word = re.match(r"unrecognized arguments: (-\S+)", message)
-    if word is None:
-        word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        known = re.findall(r"[\w-]+", word[2]) if word else ()
-    return message + (suggestion(word[1].partition("=")[0], known) if word else "")
+    word = re.match(r"unrecognized arguments: -+([^\s=]+)", message)
+    if word is not None:
+        names = {option.lstrip("-"): option for option in options}  # dashes make nothing near
+        close = difflib.get_close_matches(word[1], names, n=1)
+        close = close or [name for name in names if name.startswith(f"{word[1]}-")]
+        return message + (f"; did you mean {names[close[0]]}?" if len(close) == 1 else "")
+    word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return message + (suggestion(word[1], re.findall(r"[\w-]+", word[2])) if word else "")
