@@ -82,6 +82,22 @@ def suggestion(word: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def check_one(name: str, text: str) -> None:
+    """Raise a `UserError` where one of several words of an option holds several of them.
+
+    Parameters
+    ----------
+    name : str
+        The option's.
+    text : str
+        One of its words.
+    """
+    if isinstance(text, str) and len(re.split(r"[,;\s]+", text)) > 1:
+        raise UserError(
+            f"{name} are separated by spaces, each a word of its own; got {short(text)}"
+        )
+
+
 def with_suggestion(message: str, options: Iterable[str]) -> str:
     """Return a message of argparse with the option or the choice that was nearly given, where there is one.
 
