@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -185,8 +186,16 @@ class SparseSearch(SupernetSearch):
         network = family(setting.space).network
         if setting.options.method.warm_start == "naswot" and not issubclass(network, ImageNetwork):
             raise UserError("warm_start naswot is a score of networks of images; here: parameters")
-        setting.options.code.lengths(setting.space)
-        setting.options.code.places(setting.space)
+        code, space = setting.options.code, setting.space
+        for choice, m, s in zip(
+            space.choices, code.lengths(space), code.places(space), strict=True
+        ):
+            if code.m is not None and code.sparsity == "s" and m < s and not choice.yes_or_no:
+                warnings.warn(
+                    f"m = {m} is below the {s} active places of {choice.label}: its code does not tell them apart",
+                    stacklevel=2,
+                )
+                break
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
