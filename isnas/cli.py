@@ -200,8 +200,40 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
         _ADD[named](made[named], words)
     given, unknown = parser.parse_known_args(words)
     if unknown:  # the command's own parser knows what there is
-        made[given.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        made[given.command].error(
+            _elsewhere(given, unknown[0]) or f"unrecognized arguments: {' '.join(unknown)}"
+        )
     return vars(given)
+
+
+def _elsewhere(given: argparse.Namespace, word: str) -> str | None:
+    """Return of which methods or spaces an option is that a command does not know; None where it is of none of them."""
+    flag = word.partition("=")[0]
+    space, method = getattr(given, "space", None), getattr(given, "method", None)
+    if not flag.startswith("--") or space is None:
+        return None
+    named = {
+        "method": [each for each in METHODS if method and _knows(given.command, space, each, flag)],
+        "space": [each for each in spaces.SPACES if _knows(given.command, each, method, flag)],
+    }
+    for kind, having in named.items():
+        if having:
+            several = "s" if len(having) > 1 else ""
+            return (
+                f"{flag} is an option of the {kind}{several} {', '.join(having)}, "
+                f"not of {getattr(given, kind)}"
+            )
+    return None
+
+
+def _knows(command: str, space: str, method: str | None, flag: str) -> bool:
+    """Return whether a command has an option for a space and a method."""
+    parser = argparse.ArgumentParser(add_help=False)
+    try:
+        _ADD[command](parser, ["--space", space, *(["--method", method] if method else [])])
+    except UserError:  # the method cannot serve the space
+        return False
+    return flag in parser._option_string_actions
 
 
 def _add_out(parser: argparse.ArgumentParser, name: str, more: str = "") -> None:

@@ -24,9 +24,10 @@ from .runs.evaluation import evaluation_schema, from_scratch
 from .runs.loop import drive
 from .runs.training import Training
 from .runtime.devices import resolve_device
-from .runtime.errors import UserError
+from .runtime.errors import UserError, short
 from .searches.base import Setting
 from .searches.registry import method_named
+from .spaces.base import Space
 from .spaces.genotype import Genotype
 from .tasks.images import Dataset
 from .tasks.images.augmentation import normalise
@@ -146,6 +147,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, allow_nd=True, dtype=None, y_numeric=False)
         check_classification_targets(y)
+        if 0 in X.shape:
+            raise UserError(f"images must have pixels, got an array of the shape {X.shape}")
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError("ImageClassifier needs two or more classes, but y has one class")
@@ -175,6 +178,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _trained(self, data: Dataset) -> CellNetwork:
         """Return a network, searched where no genotype is given, and trained."""
+        self._check_kinds()
         device = resolve_device(self.device)
         shape = {"channels": self.channels, "cells": self.cells}
         # a smaller set is taken whole in every step
@@ -186,7 +190,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             "device": self.device,
         }
         if self.genotype is None:
-            space = spaces.get(self.space)
+            space = _of_images(spaces.get(self.space))
             method = method_named(self.method, space)
             size = min(self.batch_size, max(n // 2, 2))
             options = method.schema(space).compose(
@@ -199,7 +203,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 pass
             genotype = search.genotype()
         else:
-            genotype = Genotype.load(self.genotype)
+            genotype = Genotype.meant(self.genotype)
+            _of_images(genotype.space)
         recipe = evaluation_schema(genotype.space).compose(
             **common, epochs=self.epochs, batch_size=min(self.batch_size, n), cutout=0
         )
@@ -210,12 +215,27 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             pass
         return training.network
 
+    def _check_kinds(self) -> None:
+        """Raise a `UserError` for arguments that are used before options check theirs, or are no options."""
+        if not isinstance(self.batch_size, Integral):
+            raise UserError(f"batch_size must be a whole number, got {short(self.batch_size)}")
+        for name in ("flip", "padding"):
+            if not isinstance(value := getattr(self, name), (bool, np.bool_)):
+                raise UserError(f"{name} must be true or false, got {short(value)}")
+
     def _seed(self) -> int:
-        if self.random_state is None:
+        state = self.random_state
+        if state is None:
             return 0
-        if isinstance(self.random_state, Integral):
-            return int(self.random_state)
-        return int(self.random_state.randint(2**31 - 1))  # a RandomState
+        if isinstance(state, Integral):
+            return int(state)
+        if isinstance(state, np.random.RandomState):
+            return int(state.randint(2**31 - 1))
+        if isinstance(state, np.random.Generator):
+            return int(state.integers(2**31 - 1))
+        raise UserError(
+            f"random_state must be a whole number, a generator of NumPy or None, got {short(state)}"
+        )
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, (N, classes), in the order of `classes_`."""
@@ -286,6 +306,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         network = family(genotype.space).build_network(genotype, options)
         network.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in weights.items()})
         self.network_ = network.eval()
+
+
+def _of_images(space: Space) -> Space:
+    """Return a space whose networks are for images; raise a `UserError` for another one."""
+    if space.task != "images":
+        raise UserError(f"ImageClassifier needs a space of images, but {space.name} is not one")
+    return space
 
 
 def _numbers(X: np.ndarray) -> np.ndarray:

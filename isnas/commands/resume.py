@@ -14,6 +14,7 @@ from ..runs.evaluation import evaluation_schema
 from ..runs.loop import Part
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError
+from ..runtime.forms import Record, Text, check
 from ..runtime.processes import joined, processes, together
 from ..runtime.progress import Progress
 from ..searches.registry import method_named
@@ -22,6 +23,9 @@ from ..tasks.registry import task_of
 from .evaluate import evaluation_job
 from .run import FORMAT, Job, RunResult, carry_out, finished, in_words, of_first, opened
 from .search import search_job
+
+_COMMAND = Record({"command": Text(choices=("search", "evaluate"))})
+"""The commands whose runs go on."""
 
 
 def resume(
@@ -63,12 +67,13 @@ def job_of(run: Run, options: dict[str, Any] | None = None) -> Job:
     config = run.config
     if config.get("format") != FORMAT:
         raise UserError(
-            f"{run.directory} is a run of an earlier version of isnas and cannot go on in this one; "
+            f"{run.directory} is a run of another version of isnas and cannot go on in this one; "
             f"networks that it has saved can still be used"
         )
     try:
         space = spaces.from_json(config["space"])
         flat = config["options"] if options is None else options
+        check({"command": config["command"]}, _COMMAND, f"{run.directory}/config.json")
         if config["command"] == "search":
             schema = method_named(config["method"], space).schema(space)
         else:

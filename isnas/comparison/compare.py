@@ -46,6 +46,9 @@ from .rows import Rows, launch_record
 from .table import in_a_line, table_text
 from .trials import run_trials, table_of
 
+MOST = 10_000
+"""Seeds of a comparison at most, and random architectures: each is listed before any begins."""
+
 
 @dataclass(frozen=True)
 class ComparisonOptions(BaseOptions):
@@ -87,6 +90,7 @@ class ComparisonOptions(BaseOptions):
         "child_epochs": 1,
         "sampled": 0,
     }
+    most: ClassVar[dict[str, float]] = {"seeds": MOST, "sampled": MOST}
     incidental: ClassVar[tuple[str, ...]] = ("methods", "seeds", "hand_made")
 
     methods: tuple[str, ...] = ("all",)

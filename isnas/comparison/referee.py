@@ -6,6 +6,7 @@ reports nothing.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -88,7 +90,7 @@ class Budget:
         """
         names = "|".join(unit.removesuffix("s") for unit in UNITS)
         match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*({names})s?\s*", text)
-        if match is None or float(match[1]) == 0:
+        if match is None or not 0 < float(match[1]) < math.inf:
             raise UserError(
                 f"budget must be an amount above 0 and a unit, {', '.join(UNITS)}, such as "
                 f"20epochs; got {text!r}"
@@ -97,7 +99,7 @@ class Budget:
 
     def __str__(self) -> str:
         """Return the text form."""
-        return f"{self.amount:g}{self.unit}"
+        return f"{np.format_float_positional(self.amount, trim='-')}{self.unit}"
 
 
 class Meter:

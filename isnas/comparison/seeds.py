@@ -23,7 +23,7 @@ from ..runs.directory import CONFIG_FILE, LOCK, Follower, default_directory
 from ..runs.loop import Interrupted, StopRequest
 from ..runs.records import RunRecord
 from ..runtime.devices import resolve_device
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, short
 from ..runtime.files import Folder, read_json
 from ..runtime.processes import processes
 from ..runtime.progress import Progress
@@ -32,6 +32,9 @@ from ..tasks.registry import TASKS
 from .rows import markdown_table
 from .statistics import mean_interval
 from .trials import TABLE, Death, check_same, run_or_resume, side_by_side
+
+MOST = 10_000
+"""Seeds at most: the options of each are made before any begins."""
 
 SEEDS = "seeds.json"
 
@@ -98,6 +101,8 @@ def repeat(
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
+        if value > MOST:
+            raise UserError(f"{name} must be at most {MOST}, got {short(value)}")
     if processes() > 1:
         raise UserError("several seeds are not for torchrun: --jobs runs them side by side")
     progress = progress or Progress(quiet=True)

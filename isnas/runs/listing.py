@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import UserError
+from ..runtime.forms import check
 from ..tasks.base import Measure
+from .content import METRICS
 from .directory import LOCK
 from .records import RunRecord
 
@@ -143,7 +145,7 @@ def _listed(path: Path, now: float) -> Listed:
 def _check_plain(path: Path, most: int) -> None:
     """Raise a `UserError` unless a file is missing, or an ordinary one of a sensible size: others may never end."""
     try:
-        about = os.stat(path)
+        about = os.lstat(path)  # a link leads to what is not the run's
     except FileNotFoundError:
         return
     if not stat.S_ISREG(about.st_mode):
@@ -194,8 +196,13 @@ def _last_epoch(path: Path, run: RunRecord) -> dict[str, Any]:
         return {}
     if not lines:
         return {}
-    last = json.loads(lines[-1])
-    part, epoch = str(last["part"]), int(last["epoch"])
+    where = f"{metrics}, last line"
+    try:
+        last = json.loads(lines[-1])
+    except (ValueError, RecursionError):
+        raise UserError(f"{where} is no valid JSON") from None
+    check(last, METRICS, where)
+    part, epoch = last["part"], last["epoch"]
     done = epoch if "step" in last else epoch + 1
     planned = run.options.get("epochs" if part in ("search", "evaluate") else "evaluation_epochs")
     # a one-stage search goes on with so many epochs once it has found something

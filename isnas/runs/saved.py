@@ -146,6 +146,9 @@ def _built(description: dict[str, Any], state: Any) -> CellNetwork:
             raise FileError(
                 f"{name} has the shape {(*state[name].shape,)}, expected {(*tensor.shape,)}"
             )
+        # PyTorch would convert them, and lose what the others cannot say
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise FileError(f"{name} has values {state[name].dtype}, expected {tensor.dtype}")
     network = kind.build_network(genotype, shape)
     network.load_state_dict(state)
     return network

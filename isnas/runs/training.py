@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -205,6 +206,13 @@ class Training(Stage):
         super().__init__(task)
         self.recipe = recipe
         self.device = device
+        optimizer = recipe.optimizer
+        if optimizer.warm_up_epochs > optimizer.epochs:
+            warnings.warn(
+                f"warm_up_epochs {optimizer.warm_up_epochs} is more than the {optimizer.epochs} epochs: the learning "
+                f"rate never reaches {optimizer.learning_rate:g}",
+                stacklevel=2,
+            )
         self.network = to_device(network, device, recipe.runtime.layout).train()
         task.prepare(self.network, recipe.regularization)
         self.weights = WeightTrainer(self.network, task, recipe.optimizer, recipe.runtime)

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import UserError, printable
+from .errors import UserError, printable, short
 from .processes import local_rank, processes
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of this name; ``auto`` is CUDA, else MPS, else the CPU.
+def resolve_device(name: str | torch.device) -> torch.device:
+    """Return the device, or that of this name; ``auto`` is CUDA, else MPS, else the CPU.
 
     Where several processes work together ``cuda`` is for each the one of its number on its machine.
 
@@ -23,6 +23,10 @@ def resolve_device(name: str) -> torch.device:
     UserError
         When there is no such device here.
     """
+    if isinstance(name, torch.device):
+        name = str(name)
+    if not isinstance(name, str):
+        raise UserError(f"device must be one of {DEVICES}, got {short(name)}")
     if name == "auto":
         name = (
             "cuda"

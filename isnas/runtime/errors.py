@@ -82,6 +82,22 @@ def suggestion(word: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def check_one(name: str, text: str) -> None:
+    """Raise a `UserError` where one of several words of an option holds several of them.
+
+    Parameters
+    ----------
+    name : str
+        The option's.
+    text : str
+        One of its words.
+    """
+    if isinstance(text, str) and len(re.split(r"[,;\s]+", text)) > 1:
+        raise UserError(
+            f"{name} are separated by spaces, each a word of its own; got {short(text)}"
+        )
+
+
 def with_suggestion(message: str, options: Iterable[str]) -> str:
     """Return a message of argparse with the option or the choice that was nearly given, where there is one.
 
@@ -92,9 +108,11 @@ def with_suggestion(message: str, options: Iterable[str]) -> str:
     options : iterable of str
         The options that the parser knows, such as ``--seed``.
     """
-    known = options
-    word = re.match(r"unrecognized arguments: (-\S+)", message)
-    if word is None:
-        word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        known = re.findall(r"[\w-]+", word[2]) if word else ()
-    return message + (suggestion(word[1].partition("=")[0], known) if word else "")
+    word = re.match(r"unrecognized arguments: -+([^\s=]+)", message)
+    if word is not None:
+        names = {option.lstrip("-"): option for option in options}  # dashes make nothing near
+        close = difflib.get_close_matches(word[1], names, n=1)
+        close = close or [name for name in names if name.startswith(f"{word[1]}-")]
+        return message + (f"; did you mean {names[close[0]]}?" if len(close) == 1 else "")
+    word = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return message + (suggestion(word[1], re.findall(r"[\w-]+", word[2])) if word else "")

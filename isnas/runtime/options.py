@@ -25,6 +25,10 @@ QUICK = "quick"
 """Name of the preset that every schema has: the defaults."""
 
 
+LARGEST = 2**63 - 1
+"""The largest whole number of an option: PyTorch knows no larger ones."""
+
+
 @dataclass(frozen=True)
 class BaseOptions:
     """Options of one part: ranges that are checked when they are made."""
@@ -311,9 +315,12 @@ def _check_ranges(options: BaseOptions) -> None:
             raise UserError(f"{field.name} must be {_in_words(field)}, got {short(value)}")
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise UserError(f"{field.name} must be finite, got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise UserError(f"{field.name} must be at most {LARGEST}, got {short(number)}")
         least = least_of.get(field.name)
         if least is not None and value < least:
-            raise UserError(f"{field.name} must be at least {least}, got {value!r}")
+            raise UserError(f"{field.name} must be at least {least}, got {short(value)}")
         most = most_of.get(field.name)
         if most is not None and value > most:
             raise UserError(f"{field.name} must be at most {most}, got {value!r}")

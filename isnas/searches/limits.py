@@ -7,6 +7,7 @@ codes refuse a recovery beyond the limits, and can be penalised for it (`isnas.s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ..networks.counting import PlaceCosts
 from ..networks.latency import LatencyTable
 from ..networks.registry import family
 from ..runs.training import to_device
-from ..runtime.errors import UserError, suggestion
+from ..runtime.errors import UserError, check_one, short, suggestion
 from ..runtime.options import BaseOptions
 from ..runtime.processes import broadcast
 from ..runtime.randomness import generator
@@ -79,6 +80,7 @@ def bounds_of(texts: tuple[str, ...]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for text in texts:
+        check_one("limits", text)
         name, _, amount = text.partition("=")
         known = get_args(Quantity)
         factors = _SECONDS if name == "latency" else _FACTORS
@@ -91,6 +93,8 @@ def bounds_of(texts: tuple[str, ...]) -> dict[str, float]:
         if name in found:
             raise UserError(f"limit: {name} is given twice")
         value = float(match[1]) * factors[match[2]]
+        if not 0 < value < math.inf or (name != "latency" and round(value) == 0):
+            raise UserError(f"limit: {name} must be above 0 and finite, got {short(amount)}")
         found[name] = value if name == "latency" else round(value)
     return found
 

@@ -16,7 +16,7 @@ import torch
 from ..networks.registry import family
 from ..runs.evaluation import evaluation_schema, presets_for
 from ..runs.options import RuntimeOptions
-from ..runtime.errors import UserError, short, suggestion
+from ..runtime.errors import UserError, check_one, short, suggestion
 from ..runtime.options import BaseOptions, Composition, Nested, Schema
 from ..spaces import get as get_space
 from ..spaces.base import Space
@@ -185,6 +185,7 @@ def chosen(names: Iterable[str], space: Space) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for name in names:
+        check_one("methods", name)
         # a whole name means that method alone, though others go on from it
         meant = {name} if name in METHODS else {m for m in METHODS if m.startswith(f"{name}-")}
         if name == "all":

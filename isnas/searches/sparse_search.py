@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -116,7 +117,8 @@ class SparseSearchOptions(BaseOptions):
         Weight w of what is added to the codes' loss for operations that take much of the limits; 0: nothing, an
         architecture beyond them is only refused.
     warm_up_share : float
-        Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths.
+        Share of the epochs of the search, at the beginning, in which only the weights learn, on fair paths; rounded to
+        epochs, of which at least one is left to the codes.
     fair_share : float
         Share of the weights' steps that are on fair paths right after that; it falls to 0 in a line.
     warm_start : {"none", "parameters", "multiply-adds", "naswot"}
@@ -184,8 +186,16 @@ class SparseSearch(SupernetSearch):
         network = family(setting.space).network
         if setting.options.method.warm_start == "naswot" and not issubclass(network, ImageNetwork):
             raise UserError("warm_start naswot is a score of networks of images; here: parameters")
-        setting.options.code.lengths(setting.space)
-        setting.options.code.places(setting.space)
+        code, space = setting.options.code, setting.space
+        for choice, m, s in zip(
+            space.choices, code.lengths(space), code.places(space), strict=True
+        ):
+            if code.m is not None and code.sparsity == "s" and m < s and not choice.yes_or_no:
+                warnings.warn(
+                    f"m = {m} is below the {s} active places of {choice.label}: its code does not tell them apart",
+                    stacklevel=2,
+                )
+                break
 
     @classmethod
     def option_parts(cls, task: Task) -> dict[str, type[BaseOptions]]:
@@ -272,8 +282,9 @@ class SparseSearch(SupernetSearch):
 
     @property
     def warm_up_epochs(self) -> int:
-        """Epochs at the beginning in which only the weights learn."""
-        return round(self.options.method.warm_up_share * self.search_epochs)
+        """Epochs at the beginning in which only the weights learn; at least one epoch is left to the codes."""
+        epochs = self.search_epochs
+        return min(round(self.options.method.warm_up_share * epochs), epochs - 1)
 
     @property
     def warming_up(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +239,7 @@ class Genotype:
 
         if not isinstance(text, str):
             raise UserError(f"expected the text of a genotype, got {short(text)}")
-        text = text.strip()
+        text = _typed(text)
         if len(text) > MOST_LETTERS:
             raise UserError(
                 f"genotype text has {len(text)} letters, more than {MOST_LETTERS}: it is no genotype"
@@ -350,7 +351,7 @@ class Genotype:
             return known[str(name)]
         path, wanted = Path(name), ""
         there = os.path.exists(path)
-        if not there and isinstance(name, str) and space_reading(name.strip()):
+        if not there and isinstance(name, str) and space_reading(_typed(name)):
             return cls.parse(name, space)
         if not there and ":" in str(name):
             file, _, wanted = str(name).rpartition(":")
@@ -358,7 +359,7 @@ class Genotype:
         try:
             with open(path, "rb") as file:
                 content = file.read(MOST_LETTERS * 4 + 1)
-            text = content.decode("utf-8").strip()
+            text = _typed(content.decode("utf-8"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise UserError(
@@ -373,6 +374,15 @@ class Genotype:
             raise UserError(f"genotype file {str(name)!r}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"genotype file {str(name)!r} is no valid JSON: {error}") from None
+
+
+_TYPED = str.maketrans(dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"'))
+
+
+def _typed(text: str) -> str:
+    """Return a text as it would be typed: pages and word processors put other blanks and quotation marks into it."""
+    blanks = re.sub(r"[^\S\n]|\ufeff", " ", text)
+    return blanks.translate(_TYPED).strip()
 
 
 def integer(value: Any) -> int:

@@ -59,8 +59,8 @@ class NASBench201Space(Space):
         return to_string(genotype)
 
     def parse(self, text: str) -> Genotype:
-        """Read the benchmark's text form."""
-        return parse_string(text)
+        """Read the benchmark's text form, also with blanks in it."""
+        return parse_string("".join(text.split()) if isinstance(text, str) else text)
 
     @classmethod
     def reading(cls, text: str) -> NASBench201Space | None:

@@ -90,7 +90,7 @@ class RecurrentSpace(Space):
     @classmethod
     def reading(cls, text: str) -> RecurrentSpace | None:
         """Return the space with as many nodes as the text has."""
-        if not re.match(rf"Genotype\(\s*{KIND}\s*=", text):
+        if not re.match(rf"Genotype\s*\(\s*{KIND}\s*=", text):
             return None
         return cls(nodes=len(_cell_of(text).nodes))
 

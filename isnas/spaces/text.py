@@ -39,9 +39,8 @@ def format_cells(genotype: Genotype) -> str:
 def names_kinds(text: str, space: Space) -> bool:
     """Return whether a text is of this form and names the kinds of cell of a space."""
     names = [TEXT_NAMES.get(kind, kind) for kind in space.kinds]
-    return text.startswith("Genotype(") and all(
-        f"{name}=" in text.replace(" ", "") for name in names
-    )
+    packed = "".join(text.split())
+    return packed.startswith("Genotype(") and all(f"{name}=" in packed for name in names)
 
 
 def genotype_in(text: str, wanted: str = "") -> str:
@@ -60,8 +59,8 @@ def genotype_in(text: str, wanted: str = "") -> str:
         When there are several and none is named, or there is none of that name.
     """
     found: dict[str, str] = {}
-    for match in re.finditer(r"(?:\b(\w+)\s*[=:]\s*)?\bGenotype\(", text):
-        start = match.end() - len("Genotype(")
+    for match in re.finditer(r"(?:\b(\w+)\s*[=:]\s*)?\b(Genotype\s*\()", text):
+        start = match.start(2)
         depth = 0
         for end in range(start, len(text)):
             depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(text[end], 0)

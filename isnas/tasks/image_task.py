@@ -241,11 +241,19 @@ class ImageTask(Task):
             return data
         for name in ("mean", "std"):
             values = saved.get(name)
-            if not isinstance(values, list) or len(values) != data.channels:
+            if (
+                not isinstance(values, list)
+                or len(values) != data.channels
+                or not all(type(value) in (int, float) for value in values)
+            ):
                 raise UserError(
                     f"{Path(path).with_suffix('.json')}: {name} must be a list of "
                     f"{data.channels} numbers, got {values!r:.60}"
                 )
+        if not min(saved["std"]) > 0:
+            raise UserError(
+                f"{Path(path).with_suffix('.json')}: std must be above 0, got {saved['std']!r:.60}"
+            )
         return dataclasses.replace(data, mean=tuple(saved["mean"]), std=tuple(saved["std"]))
 
     def in_words(self, data: Dataset) -> str:

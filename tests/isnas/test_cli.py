@@ -405,6 +405,12 @@ def test_compare_writes_rows_table_and_picture(
     ("words", "message"),
     [
         (["--methods", "nas"], "no method is called 'nas'; did you mean "),
+        (["--methods", "random,darts-1"], "methods are separated by spaces, "),
+        (["--seeds", "10001"], "seeds must be at most 10000, got 10001"),
+        (
+            ["--methods", "reinforce", "--set", f"reinforce.hidden={'9' * 30}"],
+            "hidden must be at most ",
+        ),
         (["--budget", "20"], "budget must be an amount above 0 and a unit"),
         (["--set", "random.people=1"], "random has no option 'people'"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),

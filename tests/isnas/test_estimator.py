@@ -99,11 +99,40 @@ def test_other_numbers_are_scaled_to_the_range_of_the_training_images() -> None:
         (np.zeros((6, 8, 8)), [0.5, 1.2, 2.5, 3.1, 4.2, 5.5], "Unknown label type"),
         (np.full((6, 8, 8), np.nan), [0, 1] * 3, "NaN"),
         (np.zeros((0, 8, 8)), [], "minimum of 1"),
+        (np.zeros((6, 0, 8)), [0, 1] * 3, "must have pixels"),
     ],
 )
 def test_wrong_arguments_are_value_errors(X: Any, y: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageClassifier(genotype="ISTA_onestage", **TINY).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": "64"}, "batch_size must be a whole number, got '64'"),
+        ({"batch_size": None}, "batch_size must be a whole number, got None"),
+        ({"flip": "no"}, "flip must be true or false, got 'no'"),
+        ({"padding": None}, "padding must be true or false, got None"),
+        ({"device": 3}, "device must be one of auto, .*, got 3"),
+        ({"random_state": "x"}, "random_state must be a whole number, a generator .*, got 'x'"),
+        ({"random_state": 1.5}, "random_state must be"),
+        ({"genotype": 3}, "expected a Genotype, the name of a published one or a file, got 3"),
+        ({"genotype": "ENAS_LM"}, "needs a space of images, but recurrent is not one"),
+        ({"genotype": None, "space": "recurrent"}, "needs a space of images, but recurrent is"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named(given: dict[str, Any], message: str) -> None:
+    model = ImageClassifier(**{"genotype": "ISTA_onestage", **TINY, **given})
+    with pytest.raises(UserError, match=message):
+        model.fit(np.zeros((6, 8, 8)), [0, 1] * 3)
+
+
+def test_a_generator_a_genotype_and_a_device_may_be_given() -> None:
+    given = {"genotype": isnas.GENOTYPES["ISTA_onestage"], "device": torch.device("cpu")}
+    for state in (np.random.default_rng(0), np.random.RandomState(0)):
+        model = ImageClassifier(**{**TINY, **given, "random_state": state})
+        assert model.fit(np.eye(8)[None].repeat(6, 0), [0, 1] * 3).genotype_
 
 
 def test_other_sizes_are_refused_at_prediction(fitted: ImageClassifier) -> None:

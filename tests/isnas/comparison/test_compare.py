@@ -183,7 +183,8 @@ class TestReferee:
         assert Budget.parse("20epochs") == Budget(20, "epochs")
         assert Budget.parse("1.5 seconds") == Budget(1.5, "seconds")
         assert Budget.parse("1image") == Budget(1, "images")
-        assert str(Budget.parse("60000 images")) == "60000images"
+        for text in ("60000images", "1234567890images", "0.0000001epochs", "1.5seconds"):
+            assert str(Budget.parse(text)) == text
         for text in ("20", "epochs", "-3epochs", "0epochs", "3 days", ""):
             with pytest.raises(UserError, match="budget must be an amount above 0 and a unit"):
                 Budget.parse(text)

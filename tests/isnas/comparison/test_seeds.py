@@ -117,6 +117,7 @@ def test_mistakes_are_said_once_and_before_anything_is_written(tmp_path: Path) -
         ({"data": "nowhere"}, 2, "nowhere"),
         ({"device": "abacus"}, 2, "abacus"),
         ({}, 0, "seeds must be at least 1"),
+        ({}, 10_001, "seeds must be at most 10000"),
     ):
         with pytest.raises(UserError, match=message):
             repeat(job(**changes), number, out)

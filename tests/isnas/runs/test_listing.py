@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from isnas import resume
 from isnas.cli import main
 from isnas.runs.directory import LOCK
-from isnas.runs.listing import age, list_runs
+from isnas.runs.listing import age, list_runs, table_of
 from isnas.runtime.errors import UserError
 from isnas.runtime.files import Folder
 
@@ -105,6 +106,31 @@ def test_what_is_no_file_is_damage_and_is_not_waited_for(many: Path, name: str, 
     assert found["stopped"] == "damaged" and found["train"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "precious",
+        "[" * 100_000,
+        '{"part": 3, "epoch": 1}',
+        f'{{"part": "search", "epoch": {"9" * 300}}}',
+        '{"part": "search", "epoch": -1}',
+    ],
+)
+def test_a_wrong_last_line_is_damage_in_few_words(many: Path, line: str) -> None:
+    (many / "stopped" / "metrics.jsonl").write_text(f"{line}\n")
+    found = {Path(run.path).name: run for run in list_runs(many)}["stopped"]
+    assert found.state == "damaged" and "metrics.jsonl, last line" in found.problem
+    assert max(map(len, table_of([found]))) < 400
+
+
+def test_files_of_a_run_are_not_read_through_links(many: Path, tmp_path: Path) -> None:
+    path = many / "stopped" / "metrics.jsonl"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    found = {Path(run.path).name: run for run in list_runs(many)}["stopped"]
+    assert found.state == "damaged" and "is no ordinary file" in found.problem
+
+
 def test_large_files_are_not_read(many: Path) -> None:
     with open(many / "stopped" / "config.json", "r+b") as file:
         file.truncate(2**33)
@@ -154,3 +180,19 @@ def test_many_runs_are_listed_quickly(tmp_path: Path, train_run: Path) -> None:
     begun = time.monotonic()
     assert len(list_runs(tmp_path)) == 300
     assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"command": "rm"}, "command must be 'search' or 'evaluate', got 'rm'"),
+        ({"format": 99}, "is a run of another version of isnas"),
+    ],
+)
+def test_a_run_of_an_unknown_kind_is_not_gone_on_with(
+    many: Path, changes: dict[str, object], message: str
+) -> None:
+    path = many / "train" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        resume(many / "train")

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from isnas import GENOTYPES, NASBENCH201_SPACE, Genotype, build_network, load_network, save_network
+from isnas import (
+    GENOTYPES,
+    NASBENCH201_SPACE,
+    Genotype,
+    UserError,
+    build_network,
+    load_network,
+    save_network,
+)
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|nor_conv_3x3~0|avg_pool_3x3~1|skip_connect~2|"
 
@@ -67,3 +75,16 @@ def test_a_network_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
     assert Genotype.of(again) == genotype
     assert torch.equal(again(x), network(x))
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64, torch.bool])
+def test_values_of_another_kind_are_refused(kind: torch.dtype, tmp_path: Path) -> None:
+    """PyTorch would convert them with the loss of a part."""
+    network = build_network(GENOTYPES["DARTS_V2"], channels=2, cells=3, classes=4)
+    save_network(network, tmp_path / "network.pt")
+    state = network.state_dict()
+    torch.save({**state, "stem.0.weight": state["stem.0.weight"].to(kind)}, tmp_path / "network.pt")
+    with pytest.raises(UserError, match=f"stem.0.weight has values {kind}, expected torch.float32"):
+        load_network(tmp_path / "network.pt")
+    torch.save({**state, "stem.0.weight": state["stem.0.weight"].double()}, tmp_path / "network.pt")
+    assert load_network(tmp_path / "network.pt")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from torch.optim import lr_scheduler
 
 import isnas
 from isnas import DARTS_SPACE, UserError, cli, commands
-from isnas.runs.evaluation import evaluation_schema
-from isnas.runs.training import WeightTrainer, to_device
+from isnas.runs.evaluation import evaluation_schema, from_scratch
+from isnas.runs.training import Training, WeightTrainer, to_device
 from isnas.runtime import files
 from isnas.runtime.progress import Progress
+from isnas.tasks.images import Dataset
+from isnas.tasks.registry import task_of
 
 
 class Scores(nn.Module):
@@ -305,3 +309,18 @@ class TestImageNetsWay:
         (folder / "train" / "a" / "3.jpg").write_bytes(b"nonsense")
         with pytest.raises(isnas.UserError, match=r"not a readable image: .*train.a.3\.jpg"):
             isnas.evaluate("ISTA_twostage", out=tmp_path / "run", **self.options(folder))
+
+
+def test_a_warm_up_longer_than_the_run_is_said(toy_data: Callable[..., Dataset]) -> None:
+    genotype = isnas.GENOTYPES["DARTS_V2"]
+    data = toy_data()
+    task = task_of(genotype.space)
+    shape = {"channels": 2, "cells": 3, "batch_size": 8, "epochs": 2}
+    for warm_up in (2, 3):
+        recipe = evaluation_schema(genotype.space).compose(**shape, warm_up_epochs=warm_up)
+        network = from_scratch(genotype, recipe, task, data)
+        expected: Any = contextlib.nullcontext()
+        if warm_up > 2:
+            expected = pytest.warns(UserWarning, match="warm_up_epochs 3 is more than the 2 epochs")
+        with expected:
+            Training(network, recipe, task, data, torch.device("cpu"))

@@ -16,6 +16,9 @@ from isnas.runtime.errors import with_suggestion
         ("unrecognized arguments: --sed=3", "; did you mean --seed?"),
         ("unrecognized arguments: --sed 3", "; did you mean --seed?"),
         ("unrecognized arguments: --zzz", ""),
+        ("unrecognized arguments: --lam 3", ""),
+        ("unrecognized arguments: --random 0", "; did you mean --random-architectures?"),
+        ("unrecognized arguments: --batch=3", "; did you mean --batch-size?"),
         ("unrecognized arguments: stray", ""),
         ("argument X: invalid choice: 'lst' (choose from 'list', 'draw')", "; did you mean list?"),
         ("argument X: invalid choice: 'lst' (choose from list, draw)", "; did you mean list?"),
@@ -23,7 +26,8 @@ from isnas.runtime.errors import with_suggestion
     ],
 )
 def test_messages_of_argparse(message: str, expected: str) -> None:
-    assert with_suggestion(message, ["--seed", "--out"]) == message + expected
+    known = ["--help", "--seed", "--out", "--layout", "--random-architectures", "--batch-size"]
+    assert with_suggestion(message, known) == message + expected
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,19 @@ def test_messages_of_argparse(message: str, expected: str) -> None:
         ("search --data digit --device cpu --out nowhere", "did you mean digits?"),
         ("search --preset papr", "did you mean paper?"),
         ("evaluate --genotype ISTA_onestag", "did you mean ISTA_onestage?"),
+        ("search --random 0", "did you mean --random-architectures?"),
+        (
+            "search --space recurrent --channels 3",
+            "--channels is an option of the spaces darts, nasbench201, chain, macro, not of recurrent (see ",
+        ),
+        ("compare --method random", "did you mean --methods?"),
+        ("train --task=language --cutout=3", "cutout is an option of the spaces darts, "),
+        ("compare --layers 3", "--layers is an option of the space macro, not of darts (see "),
+        ("check-data x --space recurrent --split 1", "--split is an option of the spaces darts, "),
+        (
+            "search --method random --lam 3",
+            "--lam is an option of the methods ista-two-stage, ista-one-stage, not of random (see ",
+        ),
     ],
 )
 def test_the_command(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,12 @@ def test_texts() -> None:
     for text in (*wrong, "latency=5", "latency=5M", "parameters=5ms"):
         with pytest.raises(UserError, match="limit must be parameters=AMOUNT or multiply-adds="):
             bounds_of((text,))
+    for text in ("parameters=0", "parameters=0.3", "latency=0s", f"parameters={'9' * 400}"):
+        with pytest.raises(UserError, match="must be above 0 and finite, got"):
+            bounds_of((text,))
+    for text in ("parameters=3M,latency=5ms", "parameters=3M latency=5ms"):
+        with pytest.raises(UserError, match="limits are separated by spaces"):
+            bounds_of((text,))
     with pytest.raises(UserError, match="parameters is given twice"):
         bounds_of(("parameters=1M", "parameters=2M"))
 

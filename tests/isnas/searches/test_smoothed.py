@@ -139,6 +139,16 @@ def test_codes_rest_while_weights_warm_up(toy_data: Callable[..., Dataset]) -> N
         assert still == (epoch < 2)
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(1, 0), (3, 2)])
+def test_a_warm_up_leaves_an_epoch_to_the_codes(
+    epochs: int, expected: int, toy_data: Callable[..., Dataset]
+) -> None:
+    search = search_of(toy_data(64), warm_up_share=0.9, epochs=epochs)
+    assert search.warm_up_epochs == expected
+    list(run_through(search))
+    assert any(b.any() for b in search.code.b)
+
+
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_it_goes_on_exactly(space: Space, toy_data: Callable[..., Dataset]) -> None:
     data = toy_data(48)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -281,3 +282,15 @@ class TestWholeSearch:
         stage.train_step = remember
         drive(stage, recorder)
         assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+@pytest.mark.parametrize(("m", "short"), [(1, True), (2, False)])
+def test_a_code_below_the_active_places_is_said(
+    m: int, short: bool, toy_data: Callable[..., Dataset]
+) -> None:
+    stage = search_of(toy_data(), m=m, s=2)
+    expected = contextlib.nullcontext()
+    if short:
+        expected = pytest.warns(UserWarning, match="m = 1 is below the 2 active places of normal 0")
+    with expected:
+        TwoStageSearch.check(stage.setting)

@@ -464,3 +464,30 @@ class TestRandomGenotypes:
         expected = 100
         chi_squared = sum((count - expected) ** 2 / expected for count in counts.values())
         assert chi_squared < 20.5  # five degrees of freedom: exceeded once in a thousand
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(", ", ",\n\t"),
+        lambda text: text.replace(", ", ",\u00a0"),
+        lambda text: text.replace("(normal=", " (\n normal ="),
+        lambda text: f"\ufeff\n {text} \r\n",
+        lambda text: text.replace("'", "\u2019"),
+        lambda text: text.replace("'", "\u201d"),
+    ],
+)
+def test_texts_from_pages_and_word_processors_are_read(change, tmp_path):
+    """Other blanks, line breaks and quotation marks mean nothing."""
+    expected = GENOTYPES["DARTS_V2"]
+    text = change(str(expected))
+    assert Genotype.load(text) == expected
+    (tmp_path / "found.txt").write_text(f"best = {text.strip()}", encoding="utf-8")
+    assert Genotype.load(tmp_path / "found.txt") == expected
+
+
+def test_cell_strings_may_have_blanks():
+    assert Genotype.load(CELL.replace("+", " +\n")) == Genotype.load(CELL)

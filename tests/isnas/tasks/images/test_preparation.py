@@ -60,6 +60,12 @@ def test_what_was_no_folder_is_prepared_likewise() -> None:
     assert torch.equal(prepare([Image.fromarray(each[0].numpy()) for each in pixels]), expected)
 
 
+@pytest.mark.parametrize("std", [[0.0], [-1.0], ["a"], [True], [float("nan")], [0.1, 0.2], "a"])
+def test_what_cannot_scale_images_is_not_taken_for_bad_weights(std: object) -> None:
+    with pytest.raises(UserError, match=r"network\.json: std must be "):
+        TASK.prepared_as(load_dataset("digits"), {"mean": [0.5], "std": std}, Path("network.pt"))
+
+
 PREPARE = Preparation(6, "pad", "rgb", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
 
 
