@@ -71,14 +71,14 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
     if len({len(column) for column in means}) == 1:
         for path in zip(*means, strict=True):
             ax.plot(range(len(path)), path, color=GREY, linewidth=0.5, alpha=0.6, zorder=1)
-    for x, (seeds, column) in enumerate(zip(groups.values(), means, strict=True)):
+    for x, seeds in enumerate(groups.values()):
         colour = COLOURS[x % len(COLOURS)]
         each = [value for values in seeds for value in values]
         ax.plot([x] * len(each), each, ".", color=colour, markersize=4, alpha=0.6, zorder=2)
-        deviation = float(np.std(column, ddof=1)) if len(column) > 1 else None
+        deviation = float(np.std(each, ddof=1)) if len(each) > 1 else None
         ax.errorbar(
             x + 0.18,
-            np.mean(column),
+            np.mean(each),
             deviation,
             color=colour,
             marker=MARKERS[x % len(MARKERS)],
@@ -89,8 +89,8 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
         )
     tidy(ax, ylabel=ylabel)
     words = "dots: networks; a line: one seed" if len(means[0]) > 1 else "dots: networks"
-    if any(len(column) > 1 for column in means):
-        words += "\nlarge: mean of the seeds, with one standard deviation"
+    if any(sum(map(len, seeds)) > 1 for seeds in groups.values()):
+        words += "\nlarge: their mean, with one standard deviation"
     figure.supxlabel(words, fontsize=FONT_SIZE, color=GREY)
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set_xlim(-0.5, len(groups) - 0.5)
