@@ -136,8 +136,11 @@ def test_rounding(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
         assert contiguous < 5e-7 and contiguous < last < 1e-3
     noise = rows["float64, another batch", "(8, 4, 64, 8)"]
     assert all(float(each) > 0.1 for each in noise)
-    shared = [row[-1] for row in rows.values() if len(row) == 5 and row[-1].endswith("%")]
-    assert shared[0] == "100 %"  # of contiguous with itself
+    trainings = [row for row in rows.values() if len(row) == 6 and row[-1].endswith("%")]
+    assert trainings[0][-1] == "100 %"  # of contiguous with itself
+    assert all(
+        row[1].startswith("1.00") for row in trainings
+    )  # all nodes froze at the end of the search
 
 
 def test_rounding_reads_what_it_is_to_read(script: Script) -> None:
