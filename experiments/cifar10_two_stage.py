@@ -6,6 +6,7 @@ several searches, not the best; so does ours.
 
     python -m experiments.cifar10_two_stage --scale smoke
     python -m experiments.cifar10_two_stage --scale small --data FOLDER --jobs 2
+    python -m experiments.cifar10_two_stage --scale ranks --data FOLDER
     python -m experiments.cifar10_two_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in

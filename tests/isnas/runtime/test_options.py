@@ -100,6 +100,8 @@ BAD: dict[str, list[object]] = {
     "pairs": [0, 1.5],
     "warm_up_share": [-0.1, 1.0],
     "fair_share": [-0.1, 1.1],
+    "warm_start": ["size", None],
+    "warm_start_length": [-1.0, math.nan],
     "solve_step": [0.0, -1.0, math.nan],
     "code_batch_size": [0, 1.5],
     "limit": [("parameters=-1",), ("latency=5",), 3],

@@ -288,9 +288,8 @@ class TestWholeSearch:
 def test_a_code_below_the_active_places_is_said(
     m: int, short: bool, toy_data: Callable[..., Dataset]
 ) -> None:
-    stage = search_of(toy_data(), m=m, s=2)
     expected = contextlib.nullcontext()
     if short:
         expected = pytest.warns(UserWarning, match="m = 1 is below the 2 active places of normal 0")
     with expected:
-        TwoStageSearch.check(stage.setting)
+        search_of(toy_data(), m=m, s=2)
