@@ -147,12 +147,12 @@ def trained(stage: Stage) -> Stage:
     return stage
 
 
-def searched_and_trained(stage: OneStageTraining) -> tuple[OneStageTraining, float]:
-    """Return one-stage training after its last epoch, and the mean number of epochs after which its nodes froze."""
+def freezing_epoch(stage: OneStageTraining) -> float:
+    """Carry out one-stage training, and return the mean number of epochs after which its nodes froze."""
     searching = []
     for _ in drive(stage):
         searching.append(stage.code.frozen.count(False))
-    return stage, 1 + sum(searching) / len(stage.code.frozen)
+    return 1 + sum(searching) / len(stage.code.frozen)
 
 
 def accuracy(network: nn.Module, dataset: Dataset, recipe: Any) -> float:
@@ -173,10 +173,8 @@ def training_tables(given: argparse.Namespace) -> str:
         for name, (layout, change) in ARMS.items():
             epochs = {"epochs": given.epochs, "search_epochs": given.search_epochs, "seed": seed}
             freezing = {"freeze_threshold": given.freeze_threshold}
-            stage, after = searched_and_trained(
-                one_stage(dataset, layout, change, **shape, **epochs, **freezing)
-            )
-            frozen[name].append(after)
+            stage = one_stage(dataset, layout, change, **shape, **epochs, **freezing)
+            frozen[name].append(freezing_epoch(stage))
             found[name].append(accuracy(stage.trained_network(), dataset, stage.options))
             searched[name].append(stage)
             epochs = {"epochs": given.search_epochs + given.epochs, "seed": seed}

@@ -12,7 +12,7 @@ several searches, not the best; so does ours.
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
 ``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds.
 ``ranks`` is for the preset `smoothed`, whose super-net must learn to rank: 20,000 images of 16 x 16 pixels, networks
-of the same size, and three random architectures beside each found one; 25 minutes of a core for each of 5 seeds.
+of the same size, and three random architectures beside each found one; half an hour of a core for each of 5 seeds.
 ``paper`` has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
 
 Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,

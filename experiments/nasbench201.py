@@ -36,7 +36,7 @@ TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``sm
 search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
 takes about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a
 super-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does
-not at ``small``; ``cheap`` takes some 15 seconds for a search on such images, with a quarter of them and half the
+not at ``small``; ``cheap`` takes half a minute for a search on such images, with a quarter of them and half the
 channels, for many variants with many seeds; ``paper`` has the benchmark's setting of search and wants a GPU. Started
 again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another backend takes them to a cluster.
 
@@ -106,7 +106,7 @@ CROSSED: dict[str, dict[str, Any]] = {
     for sigma in (0.0, 1.0)
     for share in (0.0, 0.43)
 }
-"""The variants that cross the parts of the smoothed search but the score, with its constants, by name."""
+"""The variants that cross the parts of the smoothed search but the score, by name."""
 
 SMOOTHED = "sparse smoothed"
 SHARING = "random sharing"
@@ -316,7 +316,7 @@ def search_of(
         changes["preset"] = "smoothed"
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
-        changes = {**changes, **SPARSE.get(method, {}), **CROSSED.get(method, {}), **own}
+        changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}
     else:
         name = OTHERS[method]
         if scale.constants != "quick" and (

@@ -43,11 +43,9 @@ from .clusters import Backend, workers
 from .judging import CHILDREN, SAMPLED, Entry, row_form, run_trial, search_options_of
 from .referee import Budget
 from .rows import Rows, launch_record
+from .seeds import MOST
 from .table import in_a_line, table_text
 from .trials import run_trials, table_of
-
-MOST = 10_000
-"""Seeds of a comparison at most, and random architectures: each is listed before any begins."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ SMOOTHED_DARTS = {"learning_rate": 0.03, "code_learning_rate": 0.02}
 
 At the rate of 0.1 a super-net on fair paths does not begin to learn: on images of 16 x 16 pixels its loss stays above
 that of guessing for four epochs. At 0.03 and 0.01 it learns. Codes of 8 nodes share the score of a pair; their drift
-in a step is smaller against its noise, by the root of the ratio of their lengths in all. Their rate is raised by that
-and by as much again, since searches have fewer steps.
+in a step is smaller against its noise, by the root of the ratio of their lengths in all. Their rate is five times as
+high, for that and since searches have fewer steps.
 """
 
 MEMORY = 300

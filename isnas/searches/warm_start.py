@@ -31,7 +31,6 @@ def effects(
     s: Sequence[int],
     score: Callable[[Mapping[str, tuple[Place, ...]]], float],
     *,
-    paths: int | None = None,
     seed: int = 0,
 ) -> list[Tensor]:
     """Return what each candidate does to a score: e with score = constant + sum over active candidates of e_k.
@@ -46,9 +45,8 @@ def effects(
         Active places of every choice.
     score : callable
         Returns the score of the places of an architecture, of each kind of cell; higher is better.
-    paths : int, optional
-        Architectures that are scored: the first fair paths of `seed`; by default `PATHS` for each candidate.
     seed : int
+        Scored are its first fair paths.
 
     Returns
     -------
@@ -56,8 +54,7 @@ def effects(
         For every choice, in units of the score's standard deviation.
     """
     places = [(choice.kind, place) for choice in space.choices for place in choice.candidates]
-    paths = PATHS * len(places) if paths is None else paths
-    drawn = [fair_path(space, tuple(s), seed, step) for step in range(paths)]
+    drawn = [fair_path(space, tuple(s), seed, step) for step in range(PATHS * len(places))]
     scores = torch.tensor([score(path) for path in drawn], dtype=torch.float64)
     there = torch.tensor(
         [[place in path[kind] for kind, place in places] for path in drawn], dtype=torch.float64
@@ -84,8 +81,6 @@ def begin_at(code: SparseCode, found: Sequence[Tensor], length: float) -> None:
     """
     numbers = code.options.places(code.space)
     for b, A, choice, each, s in zip(code.b, code.A, code.choices, found, numbers, strict=True):
-        if s == 0:
-            continue
         z = solvers.truncate(each, s, choice.groups, signed=True).z.clamp_min(0)
         wanted = A @ z
         if wanted.norm() > 0:
