@@ -2,21 +2,26 @@
 
 A run searches inside the target network, freezes what has settled, trains on and is folded: architecture and weights at
 once. To see what its weights are worth, the same genotype is trained from scratch twice: by the schedule that follows
-the search, and by one as long as the whole run. Varied: the seed.
+the search, and by one as long as the whole run. To see what the search is worth, a random architecture is trained as
+long as the whole run, too. Varied: the seed.
 
     python -m experiments.cifar10_one_stage --scale smoke
     python -m experiments.cifar10_one_stage --scale small --data FOLDER --jobs 2
+    python -m experiments.cifar10_one_stage --scale ranks --data FOLDER
     python -m experiments.cifar10_one_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
-``--data-root``), and networks of 8 channels and 4 cells, 20 minutes of a core for each of 5 seeds. ``paper`` has the
-published setting, more than a week of a GPU for each seed. Started again, it goes on, also within a run.
+``--data-root``), and networks of 8 channels and 4 cells, 25 minutes of a core for each of 5 seeds. ``ranks`` is for
+the preset `smoothed`: 12,500 images of 16 x 16 pixels, networks of the same size, a quarter of an hour of a core for
+each of 5 seeds. ``paper`` has the published setting, more than a week of a GPU for each seed. Started again, it goes
+on, also within a run.
 
 The network that is trained from scratch is that of `isnas evaluate`: without the batch norms after pooling and skips
 that folding needs (0.2 per cent of the published network's parameters).
 
 Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
-machine), runs/SEED-one-stage, -retrained and -retrained-longer (run directories) and, at the smaller scales, images/.
+machine), runs/SEED-one-stage, -retrained, -retrained-longer and -random (run directories) and, at the smaller scales,
+images/.
 ``python -m figures.experiments one_stage DIR`` draws the rows.
 """
 
@@ -27,12 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from isnas import DARTS_SPACE
+from isnas.codes.choices import Choices
 from isnas.commands.evaluate import evaluation_job
 from isnas.commands.search import ONE_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
 from isnas.runs.records import RunRecord
 from isnas.runtime.options import Composition
+from isnas.runtime.randomness import generator
 from isnas.searches.registry import search_options
 
 from ._command import Launch, Parser, Scale, origin, run_command, run_module
@@ -60,6 +67,21 @@ SCALES = {
         5,
         search_options(ONE_STAGE, DARTS_SPACE, search_epochs=10, epochs=20, threads=1),
     ),
+    "ranks": Scale(
+        Subset("cifar10", 12_500, 5_000, 16),
+        5,
+        search_options(
+            ONE_STAGE,
+            DARTS_SPACE,
+            "smoothed",
+            channels=8,
+            cells=4,
+            batch_size=96,
+            search_epochs=10,
+            epochs=10,
+            threads=1,
+        ),
+    ),
     "paper": Scale(Subset("cifar10"), 4, search_options(ONE_STAGE, DARTS_SPACE, "paper")),
 }
 
@@ -67,6 +89,7 @@ NETWORKS = {
     "one_stage": "the single run",
     "retrained": "its genotype from scratch, as long as the run trained after the search",
     "retrained_longer": "its genotype from scratch, as long as the whole run",
+    "random": "a random architecture from scratch, as long as the whole run",
 }
 """The networks that are tested for each seed, in words."""
 
@@ -79,14 +102,19 @@ PUBLISHED = (
 
 
 def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
-    """Search and train in one run with one seed, and train what it found twice from scratch, in whatever process."""
+    """Search and train in one run with one seed, and train three networks from scratch, in whatever process."""
     directories = {name: directory / f"{seed}-{name.replace('_', '-')}" for name in NETWORKS}
     whole = run_or_resume(search_job(ONE_STAGE, DARTS_SPACE, options), directories["one_stage"])
     searched = whole.results["search"]["search_epochs"]
     results = {"one_stage": whole.results["search"]}
-    for name, epochs in (("retrained", 0), ("retrained_longer", searched)):
+    drawn = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
+    for name, genotype, epochs in (
+        ("retrained", whole.genotype, 0),
+        ("retrained_longer", whole.genotype, searched),
+        ("random", drawn, searched),
+    ):
         recipe = evaluation_of(options, epochs=options.optimizer.epochs + epochs)
-        done = run_or_resume(evaluation_job(whole.genotype, recipe), directories[name])
+        done = run_or_resume(evaluation_job(genotype, recipe), directories[name])
         results[name] = done.results["evaluate"]
     records = {name: RunRecord(path) for name, path in directories.items()}
     spent = {name: seconds(record, record.parts[0]) for name, record in records.items()}
@@ -121,17 +149,20 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     )
     lines = []
     for name, text in NETWORKS.items():
-        errors = [row["errors"][name] for row in rows]
-        differences = [row["errors"][name] - row["errors"]["one_stage"] for row in rows]
-        sizes = [row["parameters"][name] / 1e6 for row in rows]
+        of_name = [row for row in rows if name in row["errors"]]  # earlier rows have no random one
+        if not of_name:
+            continue
+        errors = [row["errors"][name] for row in of_name]
+        differences = [row["errors"][name] - row["errors"]["one_stage"] for row in of_name]
+        sizes = [row["parameters"][name] / 1e6 for row in of_name]
         lines.append(
             (
                 text,
-                str(len(rows)),
+                str(len(of_name)),
                 mean_and_deviation(errors),
                 "" if name == "one_stage" else interval_text(mean_interval(differences), sign=True),
                 f"{mean_and_deviation(sizes, 3)} M",
-                f"{mean_and_deviation([row['seconds'][name] for row in rows], 0)} s",
+                f"{mean_and_deviation([row['seconds'][name] for row in of_name], 0)} s",
             )
         )
     for name, value, size, cost in PUBLISHED:
@@ -140,7 +171,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     share /= sum(row["seconds"]["one_stage"] for row in rows)
     text = (
         f"# CIFAR-10, one stage, scale {settings['scale']}\n\n{markdown_table(header, lines)}\n"
-        f"Mean and standard deviation over runs with different seeds; differences are in pairs of the same genotype, "
+        f"Mean and standard deviation over runs with different seeds; differences are in pairs of the same seed, "
         f"with 95 % intervals by Student's t. The search phase takes {share:.0f} % of a run's time. What is trained "
         f"from scratch costs the run that found it besides. The folded network and the super-net's scores differ by "
         f"at most {max(row['folding_error'] for row in rows):.0e} of the largest.\n\n"
@@ -156,7 +187,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     each = [
         (
             str(row["seed"]),
-            *(f"{row['errors'][name]:.2f}" for name in NETWORKS),
+            *(f"{row['errors'][name]:.2f}" if name in row["errors"] else "" for name in NETWORKS),
             f"{row['parameters']['one_stage']:,}",
             f"{row['multiply_adds']['one_stage']:,}",
             str(row["search_epochs"]),

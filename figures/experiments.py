@@ -106,12 +106,18 @@ def draw_two_stage(rows: Rows) -> Figure:
 
 
 def draw_one_stage(rows: Rows) -> Figure:
-    """Return the figure of test errors of single runs and of their genotypes trained from scratch."""
-    words = ("single run", "retrained as long\nas its training", "retrained as long\nas all of it")
+    """Return the figure of test errors of single runs, their genotypes from scratch, and random ones."""
+    words = (
+        "single\nrun",
+        "retrained as\nits training",
+        "retrained as\nall of it",
+        "random as\nall of it",
+    )
     groups = {
-        text: [[row["errors"][name]] for row in rows]
+        text: [[row["errors"][name]] for row in rows if name in row["errors"]]
         for name, text in zip(cifar10_one_stage.NETWORKS, words, strict=True)
     }
+    groups = {text: values for text, values in groups.items() if values}
     return draw_groups(groups, "test error (%)")
 
 

@@ -151,9 +151,12 @@ def test_one_stage_rows(finished: Path) -> None:
     for row in read_rows(finished):
         runs = {
             name: RunRecord(finished / "runs" / f"{row['seed']}-{name}")
-            for name in ("one-stage", "retrained", "retrained-longer")
+            for name in ("one-stage", "retrained", "retrained-longer", "random")
         }
+        drawn = runs.pop("random")
         assert len({str(run.genotype) for run in runs.values()}) == 1
+        assert drawn.genotype != runs["one-stage"].genotype
+        assert drawn.options["epochs"] == runs["retrained-longer"].options["epochs"]
         assert runs["retrained"].options["epochs"] == 1
         assert runs["retrained-longer"].options["epochs"] == 1 + row["search_epochs"] == 2
         assert row["search_images"] == 128
