@@ -7,14 +7,14 @@ long as the whole run, too. Varied: the seed.
 
     python -m experiments.cifar10_one_stage --scale smoke
     python -m experiments.cifar10_one_stage --scale small --data FOLDER --jobs 2
-    python -m experiments.cifar10_one_stage --scale ranks --data FOLDER
+    python -m experiments.cifar10_one_stage --scale ranks --data FOLDER --networks random
     python -m experiments.cifar10_one_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
 ``--data-root``), and networks of 8 channels and 4 cells, 25 minutes of a core for each of 5 seeds. ``ranks`` is for
-the preset `smoothed`: 12,500 images of 16 x 16 pixels, networks of the same size, a quarter of an hour of a core for
-each of 5 seeds. ``paper`` has the published setting, more than a week of a GPU for each seed. Started again, it goes
-on, also within a run.
+the preset `smoothed`: 20,000 images of 16 x 16 pixels, networks of the same size, half an hour of a core for each of 5
+seeds, 20 minutes with ``--networks random``, which trains no other beside the single run's. ``paper`` has the published
+setting, more than a week of a GPU for each seed. Started again, it goes on, also within a run.
 
 The network that is trained from scratch is that of `isnas evaluate`: without the batch norms after pooling and skips
 that folding needs (0.2 per cent of the published network's parameters).
@@ -38,6 +38,7 @@ from isnas.commands.search import ONE_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
 from isnas.runs.records import RunRecord
+from isnas.runtime.errors import UserError
 from isnas.runtime.options import Composition
 from isnas.runtime.randomness import generator
 from isnas.searches.registry import search_options
@@ -68,7 +69,7 @@ SCALES = {
         search_options(ONE_STAGE, DARTS_SPACE, search_epochs=10, epochs=20, threads=1),
     ),
     "ranks": Scale(
-        Subset("cifar10", 12_500, 5_000, 16),
+        Subset("cifar10", 20_000, 5_000, 16),
         5,
         search_options(
             ONE_STAGE,
@@ -93,6 +94,9 @@ NETWORKS = {
 }
 """The networks that are tested for each seed, in words."""
 
+BESIDE = tuple(name for name in NETWORKS if name != "one_stage")
+"""Those that are trained beside the single run."""
+
 PUBLISHED = (
     ("ISTA-NAS, one-stage; cost of all", "2.36 ± 0.06", "3.37 M", "2.3 GPU-days"),
     ("ISTA-NAS, two-stage", "2.54 ± 0.05", "3.32 M", ""),
@@ -101,18 +105,24 @@ PUBLISHED = (
 """Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
 
 
-def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
-    """Search and train in one run with one seed, and train three networks from scratch, in whatever process."""
-    directories = {name: directory / f"{seed}-{name.replace('_', '-')}" for name in NETWORKS}
+def run_trial(
+    seed: int, options: Composition, directory: Path, networks: Sequence[str]
+) -> dict[str, Any]:
+    """Search and train in one run with one seed, and train networks from scratch, in whatever process."""
+    directories = {
+        name: directory / f"{seed}-{name.replace('_', '-')}" for name in ("one_stage", *networks)
+    }
     whole = run_or_resume(search_job(ONE_STAGE, DARTS_SPACE, options), directories["one_stage"])
     searched = whole.results["search"]["search_epochs"]
     results = {"one_stage": whole.results["search"]}
     drawn = Choices(DARTS_SPACE).random(generator(seed, "random", 0))
-    for name, genotype, epochs in (
-        ("retrained", whole.genotype, 0),
-        ("retrained_longer", whole.genotype, searched),
-        ("random", drawn, searched),
-    ):
+    recipes = {
+        "retrained": (whole.genotype, 0),
+        "retrained_longer": (whole.genotype, searched),
+        "random": (drawn, searched),
+    }
+    for name in networks:
+        genotype, epochs = recipes[name]
         recipe = evaluation_of(options, epochs=options.optimizer.epochs + epochs)
         done = run_or_resume(evaluation_job(genotype, recipe), directories[name])
         results[name] = done.results["evaluate"]
@@ -149,7 +159,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     )
     lines = []
     for name, text in NETWORKS.items():
-        of_name = [row for row in rows if name in row["errors"]]  # earlier rows have no random one
+        of_name = [row for row in rows if name in row["errors"]]
         if not of_name:
             continue
         errors = [row["errors"][name] for row in of_name]
@@ -201,12 +211,23 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     return text + origin(about)
 
 
-def run(launch: Launch) -> None:
-    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
+def run(launch: Launch, *, networks: Sequence[str] = BESIDE) -> None:
+    """Run the trials that are not in `launch.out` yet, and write what this module's docstring says.
+
+    Raises
+    ------
+    UserError
+        When `networks` has a name that is not in `BESIDE`.
+    """
     size = SCALES[launch.scale]
+    if unknown := set(networks) - set(BESIDE):
+        raise UserError(
+            f"networks must be of {', '.join(BESIDE)}, got {', '.join(sorted(unknown))}"
+        )
+    wanted = tuple(name for name in BESIDE if name in networks)
     with launch.opened(__name__, ("seed",), size) as experiment:
         trials = [
-            (seed, experiment.options(size.options, seed), experiment.runs)
+            (seed, experiment.options(size.options, seed), experiment.runs, wanted)
             for seed in experiment.seeds
         ]
         experiment.run(
@@ -222,6 +243,9 @@ def run(launch: Launch) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
     parser = Parser(__name__, "One-stage search and training on CIFAR-10.", SCALES)
+    parser.add_argument(
+        "--networks", metavar="NAME", nargs="+", default=BESIDE, help=f"of {', '.join(BESIDE)}"
+    )
     return run_command(parser, run, arguments)
 
 

@@ -10,6 +10,7 @@ A trial that is a whole run has a run directory of its own, and goes on in it (`
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -200,8 +201,18 @@ def check_same(job: Job, out: str | Path) -> None:
     wanted, found = job.options.to_json(), there.options.to_json()
     incidental = job.options.incidental()
     for name, value in wanted.items():
-        if name not in incidental and found.get(name) != value:
+        if name not in incidental and not _same(found.get(name), value):
             raise UserError(
                 f"{out} holds a run with {name} = {found.get(name)!r}, not {value!r}: move it away, or choose another "
                 f"directory"
             )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values of an option are equal, or name one file or folder in two ways."""
+    if one == other:
+        return True
+    try:
+        return os.path.samefile(*(os.path.expanduser(value) for value in (one, other)))
+    except (TypeError, ValueError, OSError):
+        return False

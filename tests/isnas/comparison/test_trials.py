@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from PIL import Image
 
 import isnas
 from isnas.commands.evaluate import evaluation_job
@@ -223,6 +225,29 @@ def test_a_run_is_started_read_or_refused(tmp_path: Path) -> None:
     assert (out / "metrics.jsonl").read_bytes() == metrics
     with pytest.raises(UserError, match="holds a run with epochs = 2, not 3"):
         run_or_resume(job(epochs=3), out)
+
+
+def test_data_may_be_named_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genotype = isnas.GENOTYPES["DARTS_V2"]
+    schema = evaluation_schema(genotype.space)
+    for split, label in itertools.product(("train", "test"), ("a", "b")):
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "0.png")
+
+    def job(data: str) -> Job:
+        return evaluation_job(
+            genotype, schema.compose(**{**OPTIONS, "data": data, "epochs": 1, "batch_size": 2})
+        )
+
+    monkeypatch.chdir(tmp_path)
+    first = run_or_resume(job("images"), "run")
+    assert run_or_resume(job(str(tmp_path / "images")), "run").results == first.results
+    monkeypatch.chdir("images")
+    assert run_or_resume(job("../images"), "../run").results == first.results
+    (tmp_path / "images" / "other").mkdir()
+    with pytest.raises(UserError, match="holds a run with data ="):
+        run_or_resume(job("other"), "../run")
 
 
 def test_a_run_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
