@@ -293,7 +293,7 @@ def test_two_processes_give_the_same_rows(outs: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_scales_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = module_of(name)
-    more = ["ranks"] if name == "cifar10_two_stage" else []
+    more = ["ranks"] if name in ("cifar10_two_stage", "cifar10_one_stage") else []
     assert list(module.SCALES) == ["smoke", "small", *more, "paper"]
     for size in module.SCALES.values():
         json.dumps(settings_of(size))
@@ -360,11 +360,13 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert launch("ablation", tmp_path / "a", "--factors", "colour") == 2
     assert launch("imagenet_transfer", tmp_path / "b", "--genotype", "nothing") == 2
     assert launch("cifar10_one_stage", tmp_path / "c", "--data", "nowhere") == 2
+    assert launch("cifar10_one_stage", tmp_path / "d", "--networks", "randon") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "factors must be of rule, matrix, m, s, lam, freezing, got colour" in lines[0]
     assert "genotype 'nothing' cannot be read" in lines[1]
     assert "nowhere" in lines[2]
+    assert "networks must be of retrained, retrained_longer, random, got randon" in lines[3]
 
 
 # Images
