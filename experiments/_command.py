@@ -34,6 +34,19 @@ def positive(text: str) -> int:
     return number
 
 
+def among(names: Sequence[str], known: Collection[str], what: str) -> tuple[str, ...]:
+    """Return those of `known` that are in `names`, in its order.
+
+    Raises
+    ------
+    UserError
+        When `names`, which are called `what`, has another.
+    """
+    if unknown := sorted(set(names) - set(known)):
+        raise UserError(f"{what} must be of {', '.join(known)}, got {', '.join(unknown)}")
+    return tuple(name for name in known if name in names)
+
+
 class Parser(parsing.Parser):
     """The parser of an experiment's command, with the arguments that all have; says what is wrong in one line.
 

@@ -49,12 +49,11 @@ from isnas.commands.search import ONE_STAGE, TWO_STAGE, search_job
 from isnas.comparison.rows import markdown_table, mean_and_deviation
 from isnas.comparison.trials import run_or_resume
 from isnas.runs.records import RunRecord, Trajectory
-from isnas.runtime.errors import UserError
 from isnas.runtime.options import Composition
 from isnas.runtime.randomness import generator
 from isnas.searches.registry import search_options
 
-from ._command import Launch, Parser, origin, run_command, run_module
+from ._command import Launch, Parser, among, origin, run_command, run_module
 from ._images import Subset
 from ._runs import seconds
 from ._statistics import interval_text, mean_interval
@@ -416,14 +415,10 @@ def run(launch: Launch, *, factors: Sequence[str] = FACTORS) -> None:
     UserError
         When a factor is unknown, and whatever the runs raise.
     """
-    if unknown := set(factors) - set(FACTORS):
-        raise UserError(
-            f"factors must be of {', '.join(FACTORS)}, got {', '.join(sorted(unknown))}"
-        )
+    wanted = {"random", "centre", *among(factors, FACTORS, "factors")}
     size = SCALES[launch.scale]
     with launch.opened(__name__, ("setting", "seed"), size) as experiment:
         alone = size.search.evaluation
-        wanted = {"random", "centre", *factors}
         trials = []
         # one seed of all settings after the other: whenever it stops, all have had the same
         for seed in experiment.seeds:

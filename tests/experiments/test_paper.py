@@ -164,6 +164,18 @@ def test_one_stage_rows(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_stage_beside_a_random_one_only(tmp_path: Path) -> None:
+    assert launch("cifar10_one_stage", tmp_path, "--networks", "random", "--seeds", "2") == 0
+    rows = read_rows(tmp_path)
+    assert [set(row["errors"]) for row in rows] == [{"one_stage", "random"}] * 2
+    lines = tables((tmp_path / "table.md").read_text())[0]
+    assert sum("from scratch" in line[0] for line in lines) == 1
+    figure = figures.draw_one_stage(rows)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["single\nrun", "random as\nall of it"]
+
+
+@pytest.mark.slow
 @of("correlation")
 def test_correlation_rows(finished: Path) -> None:
     rows = read_rows(finished)
