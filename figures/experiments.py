@@ -108,7 +108,7 @@ def draw_two_stage(rows: Rows) -> Figure:
 def draw_one_stage(rows: Rows) -> Figure:
     """Return the figure of test errors of single runs, their genotypes from scratch, and random ones."""
     words = (
-        "single\nrun",
+        "single run",
         "retrained as\nits training",
         "retrained as\nall of it",
         "random as\nall of it",
