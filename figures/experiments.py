@@ -65,7 +65,7 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[float]]], ylabel: str) ->
         By the group's words, for each seed its values. What belongs to one seed is joined by a line.
     ylabel : str
     """
-    figure = new_figure(COLUMN_WIDTH, 2.8)
+    figure = new_figure(COLUMN_WIDTH * max(1.0, len(groups) / 3), 2.8)  # words need a third
     ax = figure.subplots()
     means = [[float(np.mean(values)) for values in seeds] for seeds in groups.values()]
     if len({len(column) for column in means}) == 1:
@@ -109,9 +109,9 @@ def draw_one_stage(rows: Rows) -> Figure:
     """Return the figure of test errors of single runs, their genotypes from scratch, and random ones."""
     words = (
         "single run",
-        "retrained as\nits training",
-        "retrained as\nall of it",
-        "random as\nall of it",
+        "retrained as long\nas its training",
+        "retrained as long\nas all of it",
+        "random as long\nas all of it",
     )
     groups = {
         text: [[row["errors"][name]] for row in rows if name in row["errors"]]

@@ -172,7 +172,7 @@ def test_one_stage_beside_a_random_one_only(tmp_path: Path) -> None:
     assert sum("from scratch" in line[0] for line in lines) == 1
     figure = figures.draw_one_stage(rows)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["single run", "random as\nall of it"]
+    assert labels == ["single run", "random as long\nas all of it"]
 
 
 @pytest.mark.slow
