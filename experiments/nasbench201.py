@@ -146,8 +146,6 @@ class Scale:
         Side in pixels that the images are shrunk to; None: as they are.
     epochs_of : mapping of str to int
         Epochs of single methods: those with which they take about as much processor time as the others.
-    smoothed : mapping of str to any
-        Options of the smoothed search that are not those of its preset.
     """
 
     data: str
@@ -165,7 +163,6 @@ class Scale:
     constants: str = "quick"
     size: int | None = None
     epochs_of: Mapping[str, int] = field(default_factory=dict)
-    smoothed: Mapping[str, Any] = field(default_factory=dict)
 
 
 SCALES = {
@@ -194,31 +191,6 @@ SCALES = {
             "enas": 20,
             "gdas": 13,
         },
-    ),
-    # deep enough to see what a skip is worth; more is to be learnt, so the weights have more epochs of their own
-    "deep": Scale(
-        "cifar10",
-        None,
-        8,
-        3,
-        24,
-        96,
-        0.1,
-        6e-3,
-        10,
-        100,
-        200,
-        512,
-        size=16,
-        epochs_of={
-            "darts first order": 12,
-            "darts second order": 5,
-            "hm-nas": 12,
-            SHARING: 60,
-            "enas": 27,
-            "gdas": 20,
-        },
-        smoothed={"warm_up_share": 0.67},
     ),
     "cheap": Scale("cifar10", 12_500, 4, 1, 8, 96, 0.1, 6e-3, 20, 100, 200, 512, size=16),
     # the other methods have the benchmark's constants, where there is a preset of these
@@ -341,7 +313,7 @@ def search_of(
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
     if method == SMOOTHED:
-        changes |= {"preset": "smoothed", **scale.smoothed}
+        changes["preset"] = "smoothed"
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}
@@ -697,8 +669,6 @@ def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> No
     }
     for name in ("seeds", "constants"):  # not of the rows; follows from the scale
         del settings[name]
-    if not size.smoothed:  # rows made before there was such a thing are the same
-        del settings["smoothed"]
     # one seed of all methods after the other: whenever it stops, all have had the same
     trials = [
         (
