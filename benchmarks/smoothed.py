@@ -35,7 +35,7 @@ def main() -> None:
     """Print the table."""
     parser = size_parser(__doc__, 8, 1, 96, 15)
     parser.set_defaults(side=16)
-    parser.add_argument("--scored", type=positive, nargs="+", default=[96, 32], help="images")
+    parser.add_argument("--scored", type=positive, nargs="+", default=[96, 24], help="images")
     given = parser.parse_args()
     device = resolve_device(given.device)
     shape = {name: getattr(given, name) for name in ("channels", "cells", "batch_size")}

@@ -54,6 +54,22 @@ def test_step(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+def test_smoothed(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    """The average is that of an epoch on fair paths and one with scores, as often as the preset has them."""
+    words = ("--channels", "2", "--batch-size", "8", "--side", "8", "--rounds", "1")
+    smoothed = script("smoothed", *words, "--scored", "8", "4", "--device", "cpu")
+    smoothed.main()
+    table, average = capsys.readouterr().out.split("on average, with ")
+    fair, *scored = [float(line.split()[0]) for line in table.splitlines()[4:] if line]
+    first, *lines = average.splitlines()
+    epochs, _, whole, *_ = first.split()
+    share = int(epochs) / int(whole)
+    assert 0 < share < 1
+    found = [float(line.split()[0]) for line in lines]
+    assert found == pytest.approx([share * fair + (1 - share) * each for each in scored], abs=2e-3)
+
+
+@pytest.mark.slow
 def test_growth(script: Script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     growth = script("growth", "--out", str(tmp_path), "--rounds", "1", "--device", "cpu")
     growth.SIDE = 8
