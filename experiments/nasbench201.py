@@ -36,7 +36,7 @@ TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``sm
 search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
 takes about four minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a
 super-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does
-not at ``small``; ``cheap`` takes half a minute for a search on such images, with a quarter of them and half the
+not at ``small``; ``deep`` has two cells a stage and takes ten minutes for a smoothed search; ``cheap`` takes half a minute for a search on such images, with a quarter of them and half the
 channels, for many variants with many seeds; ``paper`` has the benchmark's setting of search and wants a GPU. Started
 again, it goes on. Trials go through joblib; inside `joblib.parallel_config` another backend takes them to a cluster.
 
@@ -146,6 +146,8 @@ class Scale:
         Side in pixels that the images are shrunk to; None: as they are.
     epochs_of : mapping of str to int
         Epochs of single methods: those with which they take about as much processor time as the others.
+    smoothed : mapping of str to any
+        Options of the smoothed search that are not those of its preset.
     """
 
     data: str
@@ -163,6 +165,7 @@ class Scale:
     constants: str = "quick"
     size: int | None = None
     epochs_of: Mapping[str, int] = field(default_factory=dict)
+    smoothed: Mapping[str, Any] = field(default_factory=dict)
 
 
 SCALES = {
@@ -191,6 +194,31 @@ SCALES = {
             "enas": 20,
             "gdas": 13,
         },
+    ),
+    # deep enough to see what a skip from a cell's input to its output is worth
+    "deep": Scale(
+        "cifar10",
+        None,
+        8,
+        2,
+        24,
+        96,
+        0.1,
+        6e-3,
+        10,
+        100,
+        200,
+        512,
+        size=16,
+        epochs_of={
+            "darts first order": 7,
+            "darts second order": 3,
+            "hm-nas": 7,
+            SHARING: 60,
+            "enas": 27,
+            "gdas": 24,
+        },
+        smoothed={"warm_up_share": 0.6, "code_batch_size": 48},
     ),
     "cheap": Scale("cifar10", 12_500, 4, 1, 8, 96, 0.1, 6e-3, 20, 100, 200, 512, size=16),
     # the other methods have the benchmark's constants, where there is a preset of these
@@ -313,7 +341,7 @@ def search_of(
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
     if method == SMOOTHED:
-        changes["preset"] = "smoothed"
+        changes |= {"preset": "smoothed", **scale.smoothed}
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}
@@ -669,6 +697,8 @@ def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> No
     }
     for name in ("seeds", "constants"):  # not of the rows; follows from the scale
         del settings[name]
+    if not size.smoothed:  # rows made before there was such a thing are the same
+        del settings["smoothed"]
     # one seed of all methods after the other: whenever it stops, all have had the same
     trials = [
         (
