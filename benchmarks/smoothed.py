@@ -1,6 +1,6 @@
 """Cost of a step of the smoothed search beside one of training the discrete networks of the same architectures.
 
-    python -m benchmarks.smoothed | tee benchmarks/results/smoothed.txt          # three minutes on one core
+    python -m benchmarks.smoothed | tee benchmarks/results/smoothed.txt          # a minute on one core
 
 In NAS-Bench-201, where a turn of four fair paths has every operation once on every edge. Timed is such a turn: of the
 search's steps on fair paths, of its steps with a pair of scores beside, whose architectures are as random at b = 0, and

@@ -34,11 +34,11 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
 
 TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``small`` takes 20 seconds of a core for a
 search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
-takes four to eight minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a super-
-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not at
-``small``; ``deep`` has two cells a stage and takes ten minutes for a smoothed search; ``cheap`` takes half a minute for
-a search on such images, with a quarter of them and half the channels, for many variants with many seeds; ``paper`` has
-the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside
+takes four to eight minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a
+super-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not
+at ``small``; ``deep`` has two cells a stage and takes ten minutes for a smoothed search; ``cheap`` takes half a minute
+for a search on such images, with a quarter of them and half the channels, for many variants with many seeds; ``paper``
+has the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside
 `joblib.parallel_config` another backend takes them to a cluster.
 
 Written to DIR: rows.jsonl (a row for every trial), table.md, about.json (settings, command, versions, machine), and
@@ -211,6 +211,7 @@ SCALES = {
         200,
         512,
         size=16,
+        # by their times at ``ranks``; none has been run here
         epochs_of={
             "darts first order": 7,
             "darts second order": 3,
