@@ -11,6 +11,7 @@ within a round. The average is over the epochs of the preset: those on fair path
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from statistics import median
 
 from experiments._command import positive
@@ -44,18 +45,17 @@ def main() -> None:
     with cpu_threads(given.threads):
 
         def search_of(images: int | None = None) -> TwoStageSearch:
-            own = {} if images is None else {"code_batch_size": images}
-            changes = {"preset": "smoothed", "epochs": 18, **shape, **own}
+            changes = {"preset": "smoothed", "epochs": 18, "code_batch_size": images, **shape}
             return create_search("ista-two-stage", NASBENCH201_SPACE, dataset, device, **changes)
 
         plain = search_of()
         s = plain.options.code.places(NASBENCH201_SPACE)
         recipe = evaluation_schema(NASBENCH201_SPACE).compose(**shape)
-        alone = []
-        for step in range(TURN):
-            network = extract(plain.network, fair_path(NASBENCH201_SPACE, s, plain.seed, step))
-            task = task_of(NASBENCH201_SPACE)
-            alone.append(Training(network, recipe, task, dataset, device))
+        task = task_of(NASBENCH201_SPACE)
+        paths = [fair_path(NASBENCH201_SPACE, s, plain.seed, step) for step in range(TURN)]
+        alone = [
+            Training(extract(plain.network, path), recipe, task, dataset, device) for path in paths
+        ]
         batches = [next(training.batches(0, 0)) for training in alone]
 
         def train_alone() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
 
 def turn_of(search: TwoStageSearch, epoch: int) -> Callable[[], None]:
     """Return what does a turn of steps of a search as in this epoch."""
-    batches = [batch for _, batch in zip(range(TURN), search.batches(0, 0), strict=False)]
+    batches = list(islice(search.batches(0, 0), TURN))
 
     def turn() -> None:
         search.epoch = epoch

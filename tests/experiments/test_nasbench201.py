@@ -118,6 +118,23 @@ def test_scores_are_of_all_classes() -> None:
     assert 10 < score < 40
 
 
+def test_a_scale_may_change_the_smoothed_search_alone() -> None:
+    labels = torch.arange(64) % 4
+    images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
+    dataset = Dataset(
+        "equal", images, labels, images[:0], labels[:0], tuple("abcd"), mean=(0.5,), std=(0.3,)
+    )
+    smoke = experiment.SCALES["smoke"]
+    changed = replace(smoke, smoothed={"warm_up_share": 0.6, "code_batch_size": 7})
+
+    def options_of(method: str, scale: experiment.Scale) -> dict[str, Any]:
+        return search_of(method, 0, scale, dataset, torch.device("cpu")).options.to_json()
+
+    before, after = (options_of(experiment.SMOOTHED, scale) for scale in (smoke, changed))
+    assert after == {**before, "warm_up_share": 0.6, "code_batch_size": 7} != before
+    assert options_of(RANKED, changed) == options_of(RANKED, smoke)
+
+
 def test_methods_by_their_beginnings() -> None:
     assert chosen(METHODS) == METHODS
     assert chosen(["random"]) == (SHARING, "random search")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hypothesis
@@ -15,6 +16,7 @@ from torch import Tensor
 from isnas.codes.sparse import NodeRecovery, SparseCode
 from isnas.runs.loop import Stage
 from isnas.spaces.base import Place, Space
+from isnas.tabular.nasbench201 import Table
 from isnas.tasks.images import Dataset
 
 # the same examples in every run, and no time limit that a busy machine would exceed
@@ -29,6 +31,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def nasbench201() -> Table:
+    """The benchmark's own table, where it is at hand."""
+    path = Path(__file__).parents[2] / "../shared/data/nasbench201.csv.gz"
+    if not path.exists():
+        pytest.skip("the table of NAS-Bench-201 is not here")
+    return Table.read(path)
 
 
 class Untouchable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,6 @@ from isnas.searches.two_stage import TwoStageSearch
 from isnas.tabular.nasbench201 import Table
 
 SPACES = (DARTS_SPACE, NASBENCH201_SPACE)
-REAL = Path(__file__).parents[3] / "../shared/data/nasbench201.csv.gz"
 TINY = {"channels": 2, "batch_size": 8, "epochs": 4, "seed": 5, "evaluation_epochs": 0}
 
 
@@ -134,27 +132,25 @@ def test_a_step_of_the_code_is_the_formula(toy_data: Callable[..., Dataset]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.exists(), reason="the table of NAS-Bench-201 is not here")
 def test_with_exact_losses_it_finds_a_best_cell(
-    toy_data: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+    toy_data: Callable[..., Dataset], nasbench201: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the accuracy of networks trained by themselves for 12 epochs in place of the super-net's loss.
 
     What a search with a super-net does not find is the super-net's fault, then.
     """
-    table = Table.read(REAL)
 
     def loss(batch: Any, coefficients: dict[str, Coefficients]) -> tuple[torch.Tensor, dict]:
         places = {kind: each.places for kind, each in coefficients.items()}
         cell = Genotype.from_places(places, NASBENCH201_SPACE)
-        return torch.tensor(-table.accuracy(cell, "cifar10", "val_12")), {}
+        return torch.tensor(-nasbench201.accuracy(cell, "cifar10", "val_12")), {}
 
     search = search_of(toy_data())
     monkeypatch.setattr(search.weights, "loss", loss)
     for search.step in range(1200):
         search.score_code(None)
     search.recover()
-    assert table.rank(search.genotype(), "cifar10") <= 3
+    assert nasbench201.rank(search.genotype(), "cifar10") <= 3
 
 
 def test_codes_rest_while_weights_warm_up(toy_data: Callable[..., Dataset]) -> None:
