@@ -41,6 +41,8 @@ from ._images import Subset
 from ._runs import error, images, last, seconds
 from ._statistics import interval_text, mean_interval, mean_tau
 
+FINALISTS = "ista-finalists"
+
 SCALES = {
     "smoke": Scale(
         Subset("digits", 128, 64),
@@ -89,6 +91,29 @@ SCALES = {
             threads=1,
         ),
     ),
+    # half the search, and what it ends with is chosen by short trainings
+    "finalists": Scale(
+        Subset("cifar10", 20_000, 5_000, 16),
+        5,
+        search_options(
+            FINALISTS,
+            DARTS_SPACE,
+            "smoothed",
+            channels=8,
+            cells=4,
+            batch_size=96,
+            epochs=12,
+            code_batch_size=48,
+            finalists=12,
+            finalist_epochs=8,
+            evaluation_channels=8,
+            evaluation_cells=4,
+            evaluation_batch_size=96,
+            evaluation_epochs=8,
+            random_architectures=0,
+            threads=1,
+        ),
+    ),
     "paper": Scale(
         Subset("cifar10"),
         4,
@@ -107,9 +132,9 @@ PUBLISHED = (
 """Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
 
 
-def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
+def run_trial(method: str, seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Search with one seed, train what was found, and random architectures beside it, in whatever process."""
-    result = run_or_resume(search_job(TWO_STAGE, DARTS_SPACE, options), directory)
+    result = run_or_resume(search_job(method, DARTS_SPACE, options), directory)
     record = RunRecord(directory)
     drawn = [part for name, part in result.results.items() if name.startswith("random-")]
     found = result.results["found"]
@@ -122,11 +147,21 @@ def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any
         "multiply_adds": found["multiply_adds"],
         "search_accuracy": last(record, "search", "valid_accuracy"),
         "search_seconds": seconds(record, "search"),
-        "search_images": images(record, "search", available=half, streams=2),
+        "search_images": searched_images(record, half),
         "training_seconds": seconds(record, "found"),
         "random_errors": [error(part) for part in drawn],
         "random_parameters": [part["parameters"] for part in drawn],
     }
+
+
+def searched_images(record: RunRecord, half: int) -> int:
+    """Return how many images a search passed forwards and backwards: of two parts of the data, finalists' of one."""
+    if record.method != FINALISTS:
+        return images(record, "search", available=half, streams=2)
+    return sum(
+        images(record, "search", available=half, streams=streams, phase=phase)
+        for phase, streams in (("search", 2), ("finalists", 1))
+    )
 
 
 def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -203,7 +238,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
             ", ".join(f"{value:.2f}" for value in row["random_errors"]),
             f"{row['parameters']:,}",
             f"{row['multiply_adds']:,}",
-            f"{100 * row['search_accuracy']:.1f}",
+            "" if row["search_accuracy"] is None else f"{100 * row['search_accuracy']:.1f}",
             f"{row['search_seconds']:.0f}",
             f"{row['training_seconds']:.0f}",
         )
@@ -218,9 +253,10 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
 def run(launch: Launch) -> None:
     """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
     size = SCALES[launch.scale]
+    method = FINALISTS if launch.scale == "finalists" else TWO_STAGE
     with launch.opened(__name__, ("seed",), size) as experiment:
         trials = [
-            (seed, experiment.options(size.options, seed), experiment.runs / str(seed))
+            (method, seed, experiment.options(size.options, seed), experiment.runs / str(seed))
             for seed in experiment.seeds
         ]
         experiment.run(

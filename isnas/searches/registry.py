@@ -32,6 +32,7 @@ from .black_box import (
 )
 from .darts import DartsSearch, PcDartsSearch
 from .enas import EnasSearch
+from .finalists import FinalistsSearch
 from .gdas import GdasSearch
 from .halving import HalvingSearch
 from .hm_nas import HmNasSearch
@@ -130,6 +131,7 @@ def _schema(search: type[Search], fixed: tuple[tuple[str, Any], ...], space: Spa
 
 METHODS: dict[str, Method] = {
     "ista-two-stage": Method(TwoStageSearch),
+    "ista-finalists": Method(FinalistsSearch),
     "ista-one-stage": Method(OneStageTraining),
     "darts-1": Method(DartsSearch, {"order": 1}),
     "darts-2": Method(DartsSearch, {"order": 2}),
