@@ -35,6 +35,7 @@ REFUSED = {"pc-darts": "no channels of which", "hm-nas": "its masks leave any nu
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "ista-two-stage": {"epochs": 2},
+    "ista-finalists": {"epochs": 1, "finalists": 3},
     "ista-one-stage": {"epochs": 1, "search_epochs": 1, "dropout": 0.5, "drop_path": 0.2},
     "darts-1": {"epochs": 1},
     "darts-2": {"epochs": 1},

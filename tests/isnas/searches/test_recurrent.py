@@ -33,6 +33,7 @@ SAMPLED = {"validation_amount": 60}
 CHILDREN = {"architectures": 3, "epochs": 1}
 OWN: dict[str, dict[str, Any]] = {
     "ista-two-stage": {"code_learning_rate": 0.3},
+    "ista-finalists": {"code_learning_rate": 0.3, "finalists": 3, "finalist_epochs": 1},
     "ista-one-stage": {"search_epochs": 2, "epochs": 1, "code_learning_rate": 0.3},
     "darts-1": {},
     "darts-2": {},
