@@ -7,13 +7,17 @@ several searches, not the best; so does ours.
     python -m experiments.cifar10_two_stage --scale smoke
     python -m experiments.cifar10_two_stage --scale small --data FOLDER --jobs 2
     python -m experiments.cifar10_two_stage --scale ranks --data FOLDER
+    python -m experiments.cifar10_two_stage --scale finalists --data FOLDER --jobs 2
     python -m experiments.cifar10_two_stage --scale paper --data cifar10
 
 ``smoke`` takes seconds on digits. ``small`` takes 4,096 images of CIFAR-10, whose folder is FOLDER (or ``cifar10`` in
 ``--data-root``), and networks of 8 channels and 4 cells, a quarter of an hour of a core for each of 6 seeds.
 ``ranks`` is for the preset `smoothed`, whose super-net must learn to rank: 20,000 images of 16 x 16 pixels, networks
 of the same size, and three random architectures beside each found one; half an hour of a core for each of 5 seeds.
-``paper`` has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
+``finalists`` has a shorter such search, after which twelve architectures around the code are trained for two epochs of
+the searches' part of the images, and four of them for eight, by `ista-finalists`; what it finds has the training of
+``ranks``, whose random architectures it is to be compared with; half an hour of a core for each of 5 seeds. ``paper``
+has the published setting, days of a GPU for each seed. Started again, it goes on, also within a run.
 
 Written to DIR (``--out``): rows.jsonl (a row for every seed), table.md, about.json (settings, commands, versions,
 machine), runs/SEED (run directories, for `isnas report` and the figures) and, at the smaller scales, images/.

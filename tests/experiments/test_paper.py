@@ -146,6 +146,19 @@ def test_two_stage_rows(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_images_of_a_search_with_finalists(tmp_path: Path) -> None:
+    """The search's steps have two batches, its finalists' one."""
+    options = {"channels": 2, "cells": 3, "batch_size": 256, "epochs": 1, "device": "cpu"}
+    few = {"finalists": 2, "finalist_epochs": 1, "evaluation_epochs": 0}
+    search("ista-finalists", "darts", out=tmp_path / "run", **options, **few)
+    record = RunRecord(tmp_path / "run")
+    half = record.config["data"]["train"] // 2
+    steps = half // 256
+    searched = module_of("cifar10_two_stage").searched_images(record, half)
+    assert searched == (1 * 2 + 2 * 1) * steps * 256
+
+
+@pytest.mark.slow
 @of("cifar10_one_stage")
 def test_one_stage_rows(finished: Path) -> None:
     for row in read_rows(finished):
@@ -305,7 +318,9 @@ def test_two_processes_give_the_same_rows(outs: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_scales_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = module_of(name)
-    more = ["ranks"] if name in ("cifar10_two_stage", "cifar10_one_stage") else []
+    more = {"cifar10_two_stage": ["ranks", "finalists"], "cifar10_one_stage": ["ranks"]}.get(
+        name, []
+    )
     assert list(module.SCALES) == ["smoke", "small", *more, "paper"]
     for size in module.SCALES.values():
         json.dumps(settings_of(size))

@@ -21,7 +21,6 @@ from isnas.searches.sparse_search import code_optimizer
 SCHEMAS = {
     "two-stage": METHODS["ista-two-stage"].schema(DARTS_SPACE),
     "one-stage": METHODS["ista-one-stage"].schema(DARTS_SPACE),
-    "finalists": METHODS["ista-finalists"].schema(DARTS_SPACE),
     "evaluate": evaluation_schema(DARTS_SPACE),
 }
 ALL = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
@@ -103,10 +102,6 @@ BAD: dict[str, list[object]] = {
     "fair_share": [-0.1, 1.1],
     "warm_start": ["size", None],
     "warm_start_length": [-1.0, math.nan],
-    "finalists": [0, 1.5],
-    "finalist_epochs": [0, 1.5],
-    "finalist_eta": [1, 2.5],
-    "finalist_spread": [0.0, -1.0, math.nan],
     "solve_step": [0.0, -1.0, math.nan],
     "code_batch_size": [0, 1.5],
     "limit": [("parameters=-1",), ("latency=5",), 3],

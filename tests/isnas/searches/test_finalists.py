@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from making import IMAGES, training_of
 
 import isnas
-from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype
+from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError
 from isnas.runtime.randomness import generator
 from isnas.searches.finalists import FinalistsSearch
 from isnas.searches.registry import create_search, search_options
@@ -161,6 +162,22 @@ def test_without_a_training_that_follows_the_recipe_is_the_search_s_own(
     network = search.finals.child.network
     assert (network.options.channels, network.options.cells) == (2, 1)
     assert search.finals.options.optimizer.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("finalists", 0),
+        ("finalist_epochs", 0),
+        ("finalist_eta", 1),
+        ("finalist_spread", 0.0),
+        ("finalist_spread", math.nan),
+        ("pairs", 0),
+    ],
+)
+def test_out_of_range_is_one_clear_error(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"\b{name}\b"):
+        search_options("ista-finalists", DARTS_SPACE, **{name: value})
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 11, 40])

@@ -45,7 +45,7 @@ SEARCHING = {
     "asha": {"architectures": 3, "epochs": 2, "eta": 2},
     "random-sharing": {"candidates": 5, "epochs": 1},
     "ista-two-stage": {"epochs": 2, "code_learning_rate": 0.5},
-    "ista-finalists": {"epochs": 2, "finalists": 3, "finalist_epochs": 2},
+    "ista-finalists": {"epochs": 2, "finalists": 3, "evaluation_epochs": 0},
     "ista-one-stage": {"search_epochs": 2, "epochs": 1, "code_learning_rate": 0.5},
     "darts-1": {"epochs": 2},
     "darts-2": {"epochs": 2},
