@@ -71,8 +71,10 @@ class Finals(HalvingSearch):
     ----------
     setting : Setting
         Of the children's training.
-    finalists : sequence of Genotype
+    finalists : tuple of Genotype
     """
+
+    word = "finalist"
 
     def __init__(self, setting: Setting, finalists: tuple[Genotype, ...]) -> None:
         self.finalists = finalists

@@ -197,6 +197,7 @@ class HalvingSearch(ChildrenSearch):
     """
 
     title = "search by halving"
+    word = "child"
     extensible = False
     method_options = HalvingOptions
     defaults: ClassVar[dict[str, Any]] = {"epochs": 9, "architectures": 27}
@@ -311,7 +312,7 @@ class HalvingSearch(ChildrenSearch):
         self._finite = torch.tensor(state["finite"], device=self.device)
 
     def describe(self, metrics: dict[str, Any]) -> str:
-        text = f"child {metrics['child'] + 1}  epoch {metrics['child_epoch']}/{self._most}"
+        text = f"{self.word} {metrics['child'] + 1}  epoch {metrics['child_epoch']}/{self._most}"
         if "value" in metrics:
             text += f"  {self.task.measure.name} {self.task.measure.show(metrics['value'], 1)}"
         return text
