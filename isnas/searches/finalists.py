@@ -139,9 +139,8 @@ class FinalistsSearch(Search):
         """The code of the two-stage search."""
         return self.first.code
 
-    @property
-    def _stage(self) -> Search:
-        """What is going on now, at the same step."""
+    def _current(self) -> Search:
+        """Return what is going on now, at the same step."""
         stage = self.first if self.finals is None else self.finals
         stage.epoch, stage.step = self.epoch, self.step
         if self.finals is not None:
@@ -157,10 +156,10 @@ class FinalistsSearch(Search):
 
     @property
     def steps(self) -> int:
-        return self._stage.steps
+        return self._current().steps
 
     def genotype(self) -> Genotype:
-        return self._stage.genotype()
+        return self._current().genotype()
 
     def score(self, genotype: Genotype) -> float:
         """Return the value of an architecture with the super-net's weights, on the data to choose by."""
@@ -171,14 +170,14 @@ class FinalistsSearch(Search):
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield the batches of an epoch of the search, or of a finalist's."""
-        stage = self._stage
+        stage = self._current()
         return stage.batches(stage.epoch, start)
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
-        return self._stage.train_step(batch)
+        return self._current().train_step(batch)
 
     def end_epoch(self, run: Any) -> dict[str, Any]:
-        stage = self._stage
+        stage = self._current()
         metrics = stage.end_epoch(run)
         if self.finals is None and self.epoch + 1 == self.first.epochs:
             finalists = self._drawn()
