@@ -136,8 +136,9 @@ PUBLISHED = (
 """Test errors on CIFAR-10 in per cent, of the published setting, as quoted by their authors or by third parties."""
 
 
-def run_trial(method: str, seed: int, options: Composition, directory: Path) -> dict[str, Any]:
+def run_trial(seed: int, options: Composition, directory: Path) -> dict[str, Any]:
     """Search with one seed, train what was found, and random architectures beside it, in whatever process."""
+    method = FINALISTS if "finalists" in options.schema.fields else TWO_STAGE
     result = run_or_resume(search_job(method, DARTS_SPACE, options), directory)
     record = RunRecord(directory)
     drawn = [part for name, part in result.results.items() if name.startswith("random-")]
@@ -257,10 +258,9 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
 def run(launch: Launch) -> None:
     """Run the trials that are not in `launch.out` yet, and write what this module's docstring says."""
     size = SCALES[launch.scale]
-    method = FINALISTS if launch.scale == "finalists" else TWO_STAGE
     with launch.opened(__name__, ("seed",), size) as experiment:
         trials = [
-            (method, seed, experiment.options(size.options, seed), experiment.runs / str(seed))
+            (seed, experiment.options(size.options, seed), experiment.runs / str(seed))
             for seed in experiment.seeds
         ]
         experiment.run(
