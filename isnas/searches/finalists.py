@@ -103,7 +103,7 @@ class FinalistsSearch(Search):
     method_options = FinalistsOptions
     defaults = TwoStageSearch.defaults
     defaults_in = TwoStageSearch.defaults_in
-    presets: ClassVar = {"smoothed": TwoStageSearch.presets["smoothed"]}
+    presets = TwoStageSearch.presets
     budgeted = ("epochs", "finalists")
 
     def __init__(self, setting: Setting) -> None:

@@ -409,6 +409,7 @@ class TestMistakes:
         assert chosen(["random"], DARTS_SPACE) == ("random",)
         assert chosen(["reinforce", "ista"], DARTS_SPACE) == (
             "ista-two-stage",
+            "ista-finalists",
             "ista-one-stage",
             "reinforce",
         )
