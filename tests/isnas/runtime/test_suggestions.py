@@ -53,7 +53,7 @@ def test_messages_of_argparse(message: str, expected: str) -> None:
         ("check-data x --space recurrent --split 1", "--split is an option of the spaces darts, "),
         (
             "search --method random --lam 3",
-            "--lam is an option of the methods ista-two-stage, ista-one-stage, not of random (see ",
+            "--lam is an option of the methods ista-two-stage, ista-finalists, ista-one-stage, not of random (see ",
         ),
     ],
 )
