@@ -110,6 +110,7 @@ SCALES = {
             code_batch_size=48,
             finalists=12,
             finalist_epochs=8,
+            finalist_spread=1.0,
             evaluation_channels=8,
             evaluation_cells=4,
             evaluation_batch_size=96,

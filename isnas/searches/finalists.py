@@ -16,14 +16,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..codes.sparse import SparseCode
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
+from ..spaces.base import Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Search, Setting
 from .halving import HalvingOptions, HalvingSearch, length, rungs, successive_halving
-from .limits import DRAWS, LimitOptions
+from .limits import LimitOptions
 from .two_stage import TwoStageOptions, TwoStageSearch
+
+TRIES = 100
+"""Draws for each finalist, at most."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class FinalistsOptions(TwoStageOptions):
         Epochs of the longest of these trainings.
     finalist_eta : int
         One finalist out of so many goes on, to so many times the epochs.
-    finalist_spread : float
-        Standard deviation sigma of what is added to b to find others.
+    finalist_spread : float or None
+        Standard deviation sigma of what is added to b to find others; by default the root mean square of b.
     """
 
     least: ClassVar[dict[str, float]] = {
@@ -54,7 +59,7 @@ class FinalistsOptions(TwoStageOptions):
     finalists: int = 6
     finalist_epochs: int = 3
     finalist_eta: int = 3
-    finalist_spread: float = 1.0
+    finalist_spread: float | None = None
 
     def planned(self, number: int) -> int:
         """Return how many epochs of training so many finalists take in all."""
@@ -116,7 +121,7 @@ class FinalistsSearch(Search):
         return TwoStageSearch.option_parts(task)
 
     @classmethod
-    def why_not(cls, space: Any, task: Task) -> str | None:
+    def why_not(cls, space: Space, task: Task) -> str | None:
         return TwoStageSearch.why_not(space, task)
 
     @classmethod
@@ -135,7 +140,7 @@ class FinalistsSearch(Search):
         return {"epochs": epochs - method.planned(number), "finalists": number}
 
     @property
-    def code(self) -> Any:
+    def code(self) -> SparseCode:
         """The code of the two-stage search."""
         return self.first.code
 
@@ -189,13 +194,15 @@ class FinalistsSearch(Search):
         """Return the architecture that was found and other ones around the code, within the limits."""
         options, code = self.options.method, self.first.code
         found = {code.genotype(): None}
-        size = (1, sum(len(b) for b in code.b))
-        for draw in range(DRAWS):
+        b = torch.cat(list(code.b)).detach()
+        # a b of zeros has no scale: any will do
+        spread = options.finalist_spread or float(b.square().mean().sqrt()) or 1.0
+        for draw in range(TRIES * options.finalists):
             if len(found) == options.finalists:
                 break
             random = generator(self.seed, "finalist", draw)
-            e = torch.randn(size, generator=random, dtype=torch.float64)
-            (places,) = code.places_at(options.finalist_spread * e)
+            e = torch.randn(1, len(b), generator=random, dtype=torch.float64)
+            (places,) = code.places_at(spread * e)
             genotype = Genotype.from_places(places, self.space)
             if self.limits.allow(genotype):
                 found[genotype] = None

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kendalltau, ttest_1samp
+from scipy.stats import kendalltau, ttest_1samp, ttest_ind
 
 from experiments import (
     _command,
@@ -143,6 +144,26 @@ def test_two_stage_rows(finished: Path) -> None:
     assert (
         sum("*published" in line[0] for line in tables((finished / "table.md").read_text())[0]) == 6
     )
+
+
+def test_finalists_beside_the_random_architectures_of_another_scale() -> None:
+    """The intervals in the documents are those of the recorded rows."""
+    results = ROOT / "experiments" / "results"
+    found, ranks = (
+        {row["seed"]: row for row in read_rows(results / f"cifar10-two-stage-{scale}")}
+        for scale in ("finalists", "ranks")
+    )
+    errors = {seed: row["error"] for seed, row in found.items()}
+    chance = {seed: fmean(ranks[seed]["random_errors"]) for seed in found}
+    before = {seed: ranks[seed]["error"] for seed in found}
+    text = " ".join((results / "README.md").read_text().split())
+    for base in (chance, before):
+        difference = mean_interval([errors[seed] - base[seed] for seed in found])
+        assert interval_text(difference, sign=True) in text
+    drawn = [error for row in ranks.values() for error in row["random_errors"]]
+    values = list(errors.values())
+    low, high = ttest_ind(values, drawn, equal_var=False).confidence_interval()
+    assert interval_text((fmean(values) - fmean(drawn), low, high), sign=True) in text
 
 
 @pytest.mark.slow

@@ -125,6 +125,26 @@ def drive() -> Callable[..., list[dict[str, Any]]]:
 
 
 @pytest.fixture
+def take_steps() -> Callable[..., list[dict[str, Tensor]]]:
+    """Return a function that takes so many steps of a stage, epoch after epoch, and returns their metrics."""
+
+    def take(stage: Stage, recorder: Recorder, number: int) -> list[dict[str, Tensor]]:
+        found = []
+        while stage.epoch < stage.epochs and len(found) < number:
+            for batch in stage.batches(stage.epoch, stage.step):
+                found.append(stage.train_step(batch))
+                stage.step += 1
+                if len(found) == number:
+                    break
+            if stage.step == stage.steps:
+                stage.end_epoch(recorder)
+                stage.epoch, stage.step = stage.epoch + 1, 0
+        return found
+
+    return take
+
+
+@pytest.fixture
 def steer() -> Callable[..., None]:
     """Return a function that sets a code's b such that `best_subset` finds just the given operations.
 

@@ -105,39 +105,36 @@ def test_the_best_of_those_trained_longest_is_found(
         )
         return IMAGES.test(alone.network, feed)["test_accuracy"]
 
-    living = list(search.finals.finalists)
-    trained = 0
+    finalists = search.finals.finalists
+    living = list(finalists)
+    trained, judged = 0, []
     for level, until in enumerate((1, 2, 4), 1):
         values = [value_after(genotype, until) for genotype in living]
+        judged += [
+            (finalists.index(g), until, value) for g, value in zip(living, values, strict=True)
+        ]
         trained += len(living) * (until - until // 2)
         order = sorted(range(len(living)), key=lambda i: -values[i])
         living = [living[i] for i in sorted(order[: max(1, 5 // 2**level)])]
+    assert [(job.child, job.until, value) for job, value in search.finals.judged] == judged
     assert search.genotype() == living[0]
     assert search.epochs == search.epoch == 2 + trained
 
 
-def test_going_on_is_the_same(toy_data: Data, recorder: Any) -> None:
+def test_going_on_is_the_same(
+    toy_data: Data, recorder: Any, take_steps: Callable[..., Any]
+) -> None:
     """Bit for bit, broken off after every third step."""
     data = toy_data(32)
 
-    def steps(search: FinalistsSearch, number: int) -> list[float]:
-        found = []
-        while search.epoch < search.epochs and len(found) < number:
-            for batch in search.batches(search.epoch, search.step):
-                found.append(float(search.train_step(batch)["train_loss"]))
-                search.step += 1
-                if len(found) == number:
-                    break
-            if search.step == search.steps:
-                search.end_epoch(recorder)
-                search.epoch, search.step = search.epoch + 1, 0
-        return found
+    def losses_of(search: FinalistsSearch, number: int) -> list[float]:
+        return [float(m["train_loss"]) for m in take_steps(search, recorder, number)]
 
     whole = search_on(data)
-    losses = steps(whole, 10**6)
+    losses = losses_of(whole, 10**6)
     search, found = search_on(data), []
     while search.epoch < search.epochs:
-        found += steps(search, 3)
+        found += losses_of(search, 3)
         other = search_on(data)
         other.load_state_dict(search.state_dict())
         search = other
@@ -178,6 +175,25 @@ def test_without_a_training_that_follows_the_recipe_is_the_search_s_own(
 def test_out_of_range_is_one_clear_error(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"\b{name}\b"):
         search_options("ista-finalists", DARTS_SPACE, **{name: value})
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_others_are_as_far_from_the_code_as_it_is_large(toy_data: Data, scale: float) -> None:
+    """A code and its multiple have the same finalists; one of zeros has some, too."""
+    search = search_on(toy_data(32))
+
+    def drawn_with(factor: float) -> tuple[Genotype, ...]:
+        with torch.no_grad():
+            for b, at in zip(search.code.b, values, strict=True):
+                b.copy_(factor * at)
+        search.code.recover()
+        return search._drawn()
+
+    random = torch.Generator().manual_seed(0)
+    values = [torch.randn(len(b), generator=random) for b in search.code.b]
+    found = drawn_with(scale)
+    assert found == drawn_with(4 * scale) and len(set(found)) == 5
+    assert len(set(drawn_with(0.0))) == 5
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 11, 40])

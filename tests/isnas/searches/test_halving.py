@@ -203,29 +203,23 @@ class TestSearch:
         assert search.genotype() == search.child_genotype(found[0])
 
     def test_going_on_is_the_same(
-        self, name: str, toy_data: Callable[..., Dataset], recorder: Any
+        self,
+        name: str,
+        toy_data: Callable[..., Dataset],
+        recorder: Any,
+        take_steps: Callable[..., Any],
     ) -> None:
         """Bit for bit, broken off after every step once."""
         data = toy_data(32)
 
-        def steps(search: HalvingSearch, number: int) -> list[Any]:
-            found = []
-            while search.epoch < search.epochs and len(found) < number:
-                for batch in search.batches(search.epoch, search.step):
-                    found.append(float(search.train_step(batch)["train_loss"]))
-                    search.step += 1
-                    if len(found) == number:
-                        break
-                if search.step == search.steps:
-                    search.end_epoch(recorder)
-                    search.epoch, search.step = search.epoch + 1, 0
-            return found
+        def losses_of(search: HalvingSearch, number: int) -> list[float]:
+            return [float(m["train_loss"]) for m in take_steps(search, recorder, number)]
 
         whole = self.search(name, data)
-        losses = steps(whole, 10**6)
+        losses = losses_of(whole, 10**6)
         search, found = self.search(name, data), []
         while search.epoch < search.epochs:
-            found += steps(search, 3)
+            found += losses_of(search, 3)
             other = self.search(name, data)
             other.load_state_dict(search.state_dict())
             search = other

@@ -263,31 +263,19 @@ class TestSearch:
         space: str,
         toy_data: Callable[..., Dataset],
         recorder: Any,
+        take_steps: Callable[..., Any],
     ) -> None:
         """Bit for bit, from the middle of an epoch, with proposals that depend on all scores before."""
         data = toy_data(48)
         options = {"proposals": "mutated", "population": 4, "sample": 3}
 
-        def steps(search: TrainingFreeSearch, number: int) -> list[dict[str, Tensor]]:
-            found = []
-            while search.epoch < search.epochs and len(found) < number:
-                for batch in search.batches(search.epoch, search.step):
-                    found.append(search.train_step(batch))
-                    search.step += 1
-                    if len(found) == number:
-                        break
-                if search.step == search.steps:
-                    search.end_epoch(recorder)
-                    search.epoch, search.step = search.epoch + 1, 0
-            return found
-
         whole = self.search(name, space, data, **options)
-        all_marks = steps(whole, 100)
+        all_marks = take_steps(whole, recorder, 100)
         first = self.search(name, space, data, **options)
-        begun = steps(first, 6)
+        begun = take_steps(first, recorder, 6)
         second = self.search(name, space, data, **options)
         second.load_state_dict(first.state_dict())
-        marks = begun + steps(second, 100)
+        marks = begun + take_steps(second, recorder, 100)
         assert second.asked == whole.asked
         assert marks == all_marks
         assert second.state_dict() == whole.state_dict()
