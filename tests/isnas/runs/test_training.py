@@ -286,8 +286,10 @@ class TestImageNetsWay:
         for path in (folder / "train").glob("*/*"):
             path.unlink()
         tested = commands.test_saved(tmp_path / "run" / "network.pt", batch_size=8, device="cpu")
-        for name in ("test_accuracy", "test_loss"):
-            assert tested[name] == whole.results["evaluate"][name]
+        before = whole.results["evaluate"]
+        assert tested["test_accuracy"] == before["test_accuracy"]
+        # elsewhere in memory the same convolution may add in another order
+        assert tested["test_loss"] == pytest.approx(before["test_loss"], rel=1e-6)
 
     def test_a_saved_network_knows_its_way(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
