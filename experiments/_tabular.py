@@ -31,6 +31,7 @@ from isnas.searches.black_box import (
     random_search,
     reinforce,
 )
+from isnas.searches.finalists import FinalistsSearch
 from isnas.searches.path_search import PathSearch
 from isnas.searches.registry import search_options
 from isnas.spaces.base import Space
@@ -108,14 +109,16 @@ def prepare_images(
     if images is not None and images > n:
         raise UserError(f"{data} has {n} training images; this scale needs {images}")
     kept = torch.randperm(n, generator=generator(0, "images"))[: images or n].sort().values
-    pictures = whole.train_images[kept]
+    pictures, cutout = whole.train_images[kept], whole.cutout
     if size is not None:
+        cutout = cutout * size // pictures.shape[-1]  # the same part of a picture
         pictures = F.interpolate(pictures.float(), size, mode="area").round().to(torch.uint8)
     subset = replace(
         whole,
         name=Path(data).name,
         train_images=pictures,
         train_labels=whole.train_labels[kept],
+        cutout=cutout,
         # copies: of a part the whole would be written
         test_images=whole.test_images[:0].clone(),
         test_labels=whole.test_labels[:0].clone(),
@@ -146,7 +149,8 @@ def carry_out(
     with meter.counting():
         search = create(dataset, where)
         # others choose in the end only, or as soon as they see
-        holds_one = isinstance(search, SupernetSearch) and not isinstance(search, PathSearch)
+        holds_one = isinstance(search, (SupernetSearch, FinalistsSearch))
+        holds_one &= not isinstance(search, PathSearch)
         if holds_one:
             trajectory.append(str(search.genotype()))
         for _ in drive(search):

@@ -111,6 +111,8 @@ CROSSED: dict[str, dict[str, Any]] = {
 
 SMOOTHED = "sparse smoothed"
 SHARING = "random sharing"
+FINALISTS = "sparse finalists"
+HALVING = "successive halving"
 RANKED = "sparse truncate gaussian"
 """The variant whose super-net scores random cells, too: how well does it rank them?"""
 
@@ -147,8 +149,8 @@ class Scale:
         Side in pixels that the images are shrunk to; None: as they are.
     epochs_of : mapping of str to int
         Epochs of single methods: those with which they take about as much processor time as the others.
-    smoothed : mapping of str to any
-        Options of the smoothed search that are not those of its preset.
+    options_of : mapping of str to mapping
+        Options of single methods that are not those of their presets.
     """
 
     data: str
@@ -166,8 +168,20 @@ class Scale:
     constants: str = "quick"
     size: int | None = None
     epochs_of: Mapping[str, int] = field(default_factory=dict)
-    smoothed: Mapping[str, Any] = field(default_factory=dict)
+    options_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+
+WEIGHT_DECAY = 5e-4  # of the benchmark's searches; momentum, clipping and the cosine's end are our defaults and theirs
+
+CHILDREN = {
+    "channels": 8,
+    "cells": 3,
+    "batch_size": 96,
+    "learning_rate": 0.1,
+    "weight_decay": WEIGHT_DECAY,
+    "cutout": 0,
+}
+"""Options of short trainings of cells by themselves."""
 
 RANKS = Scale(
     "cifar10",
@@ -212,7 +226,22 @@ SCALES = {
             "enas": 27,
             "gdas": 24,
         },
-        smoothed={"warm_up_share": 0.6, "code_batch_size": 48},
+        options_of={SMOOTHED: {"warm_up_share": 0.6, "code_batch_size": 48}},
+    ),
+    # cells by themselves have the depth to see it, and wide paths find what is near to it
+    "finalists": replace(
+        RANKS,
+        options_of={
+            FINALISTS: {
+                "path_width": 2,
+                "finalists": 19,
+                "finalist_epochs": 1,
+                "finalist_others": "exchanged",
+                **{f"evaluation_{name}": value for name, value in CHILDREN.items()},
+            },
+            # as many epochs of children as take the time of the whole search above
+            HALVING: {**CHILDREN, "architectures": 24, "epochs": 3},
+        },
     ),
     "cheap": Scale("cifar10", 12_500, 4, 1, 8, 96, 0.1, 6e-3, 20, 100, 200, 512, size=16),
     # the other methods have the benchmark's constants, where there is a preset of these
@@ -236,8 +265,6 @@ SCALES = {
 
 RANKED_SEEDS = 2
 """Number of seeds with which the ranking of cells by `RANKED` and other searches is measured: no part of a search."""
-
-WEIGHT_DECAY = 5e-4  # of the benchmark's searches; momentum, clipping and the cosine's end are our defaults and theirs
 
 PUBLISHED = (
     ("DARTS, both orders: all skips", 54.30, None, "a third party's table"),
@@ -303,19 +330,25 @@ FREE: dict[str, str] = {
 }
 """The searches without training, by their names in the registry."""
 
+TRAINED: dict[str, str] = {
+    FINALISTS: "ista-finalists",
+    HALVING: "successive-halving",
+}
+"""The searches that train cells by themselves on the images, by their names in the registry."""
+
 PROPOSALS = 4
 """Proposals of Zero-Cost-PT; its authors make ten."""
 
 METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 """What runs when nothing is asked for."""
 
-KNOWN = (*METHODS, *CROSSED)
+KNOWN = (*METHODS, *TRAINED, *CROSSED)
 
 
 def search_of(
     method: str, seed: int, scale: Scale, dataset: Dataset, device: torch.device
 ) -> Search:
-    """Return a search with a super-net, or one without training."""
+    """Return a search on the images, before its first step."""
     changes: dict[str, Any] = {
         "channels": scale.channels,
         "cells": scale.cells,
@@ -334,12 +367,14 @@ def search_of(
         known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
-    if method == SMOOTHED:
-        changes |= {"preset": "smoothed", **scale.smoothed}
+    if method in TRAINED:
+        name = TRAINED[method]
+    if method in (SMOOTHED, FINALISTS):
+        changes["preset"] = "smoothed"
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}
-    else:
+    elif method in OTHERS:
         name = OTHERS[method]
         if scale.constants != "quick" and (
             scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets
@@ -350,6 +385,7 @@ def search_of(
             amount = {"candidates": scale.scored, "validation_amount": scale.scoring_images}
             changes |= amount
         changes["epochs"] = max(changes["epochs"], REGISTRY[name].search.least_epochs)
+    changes |= scale.options_of.get(method, {})
     return create_search(name, NASBENCH201_SPACE, dataset, device, **changes)
 
 
@@ -691,8 +727,8 @@ def run(launch: Launch, *, table: Table, methods: Sequence[str] = METHODS) -> No
     }
     for name in ("seeds", "constants"):  # not of the rows; follows from the scale
         del settings[name]
-    if not size.smoothed:  # rows made before there was such a thing are the same
-        del settings["smoothed"]
+    if not size.options_of:  # rows made before there was such a thing are the same
+        del settings["options_of"]
     # one seed of all methods after the other: whenever it stops, all have had the same
     trials = [
         (

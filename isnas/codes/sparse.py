@@ -285,6 +285,16 @@ def labels(choice: Choice) -> tuple[int, ...]:
     return tuple(range(len(choice.candidates))) if choice.groups is None else choice.groups
 
 
+def widened(choice: Choice, support: Sequence[int], effects: Tensor, width: int) -> tuple[int, ...]:
+    """Return a support with the further candidates of its groups that have the largest effects, `width` of a group."""
+    groups, values = choice.groups, effects.tolist()
+    wide = []
+    for kept in support:
+        others = [k for k in range(len(groups)) if groups[k] == groups[kept] and k != kept]
+        wide += [kept, *sorted(others, key=values.__getitem__, reverse=True)[: width - 1]]
+    return tuple(sorted(wide))
+
+
 class SparseCode(nn.Module):
     """Codes of all nodes of all kinds of cell; its parameters are the b.
 
@@ -463,20 +473,28 @@ class SparseCode(nn.Module):
     def _signed(self) -> bool:
         return self.options.rule in ("signed", "non_negative")
 
-    def places_at(self, shifts: Tensor) -> list[dict[str, tuple[Place, ...]]]:
+    def places_at(self, shifts: Tensor, width: int = 1) -> list[dict[str, tuple[Place, ...]]]:
         """Return the active places that would be recovered from b plus each of some shifts; nothing is changed.
 
         Parameters
         ----------
         shifts : Tensor, shape (K, sum of m), float64, on the CPU
+        width : int
+            Operations of an active edge: beside the recovered one those with the largest entries of A'(b + shift), in
+            choices in which the operations of an edge exclude each other.
 
         Returns
         -------
         list of length K of dict of kind to places
         """
-        return [
-            self._by_kind([support for _, support in found]) for found in self.recovered_at(shifts)
-        ]
+        found = [[support for _, support in each] for each in self.recovered_at(shifts)]
+        if width > 1:
+            b = (torch.cat(self._host_b()) + shifts).split([len(each) for each in self.b], dim=1)
+            for i, (choice, A) in enumerate(zip(self.choices, self.A, strict=True)):
+                if choice.groups is not None and not self.frozen[i]:
+                    for supports, effects in zip(found, b[i] @ A, strict=True):
+                        supports[i] = widened(choice, supports[i], effects, width)
+        return [self._by_kind(supports) for supports in found]
 
     def recovered_at(self, shifts: Tensor) -> list[list[tuple[Tensor, tuple[int, ...]]]]:
         """Return z, cut, and its support for every choice, recovered from b plus each of some shifts.
@@ -503,6 +521,27 @@ class SparseCode(nn.Module):
             for k, part in enumerate(parts[i]):
                 found[k][i] = self._cut(i, self._recover([i], {i: part})[0][0], part)
         return found
+
+    def exchanges(self) -> list[dict[str, tuple[Place, ...]]]:
+        """Return the active places with one of them exchanged, for each candidate that may take the place of one.
+
+        In the order of what the exchange of place k for j costs in correlation with the code, a_k'b - a_j'b; the number
+        of active places stays, and of a group there is one at most.
+        """
+        found = []
+        for i, (choice, A, b, support) in enumerate(
+            zip(self.choices, self.A, self._host_b(), self.support, strict=True)
+        ):
+            effects, group = (b @ A).tolist(), labels(choice)
+            for k in support:
+                kept = [other for other in support if other != k]
+                taken = {group[other] for other in kept}
+                for j in range(len(effects)):
+                    if j not in support and group[j] not in taken:
+                        exchanged = tuple(sorted([*kept, j]))
+                        supports = [*self.support[:i], exchanged, *self.support[i + 1 :]]
+                        found.append((effects[k] - effects[j], self._by_kind(supports)))
+        return [places for _, places in sorted(found, key=lambda each: each[0])]
 
     def coefficients_of(
         self, found: Sequence[tuple[Tensor, tuple[int, ...]]]

@@ -1,31 +1,36 @@
 """Search by a sparse code, and then a choice among the architectures around its code by short trainings.
 
 A super-net is small, and what it tells of an architecture is what shared weights tell. So after the two-stage search
-(`isnas.searches.two_stage`) some *finalists*, the architecture that was found and others that are recovered from
-b + sigma e, e ~ N(0, I), are trained by themselves, by the recipe and in the depth of the training that follows, by
-successive halving (`isnas.searches.halving`): all for a short time, the better ones longer. What counts in a deep
-network and not in a shallow one, such as a skip past a cell, shows here.
+(`isnas.searches.two_stage`) some *finalists*, the architecture that was found and others near it, are trained by
+themselves, by the recipe and in the depth of the training that follows, by successive halving
+(`isnas.searches.halving`): all for a short time, the better ones longer. What counts in a deep network and not in a
+shallow one, such as a skip past a cell, shows here. The others are *recovered* from b + sigma e, e ~ N(0, I), or
+*exchanged*: one active candidate k of what was found gives its place to another one j, those exchanges first in which
+the correlation with the code falls least, a_k'b - a_j'b.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..codes.sparse import SparseCode
+from ..runtime.errors import UserError
 from ..runtime.options import BaseOptions, Composition
 from ..runtime.randomness import generator
-from ..spaces.base import Space
+from ..spaces.base import Place, Space
 from ..spaces.genotype import Genotype
 from ..tasks.base import Task
 from .base import Search, Setting
 from .halving import HalvingOptions, HalvingSearch, length, rungs, successive_halving
 from .limits import LimitOptions
 from .two_stage import TwoStageOptions, TwoStageSearch
+
+Places = Mapping[str, tuple[Place, ...]]
 
 TRIES = 100
 """Draws for each finalist, at most."""
@@ -44,6 +49,8 @@ class FinalistsOptions(TwoStageOptions):
         Epochs of the longest of these trainings.
     finalist_eta : int
         One finalist out of so many goes on, to so many times the epochs.
+    finalist_others : {"recovered", "exchanged"}
+        The others: recovered from b with noise, or the found one with one of its active candidates exchanged.
     finalist_spread : float or None
         Standard deviation sigma of what is added to b to find others; by default the root mean square of b.
     """
@@ -59,7 +66,13 @@ class FinalistsOptions(TwoStageOptions):
     finalists: int = 6
     finalist_epochs: int = 3
     finalist_eta: int = 3
+    finalist_others: Literal["recovered", "exchanged"] = "recovered"
     finalist_spread: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finalist_others == "exchanged" and self.finalist_spread is not None:
+            raise UserError("finalist_spread is for finalist_others recovered; got exchanged")
 
     def planned(self, number: int) -> int:
         """Return how many epochs of training so many finalists take in all."""
@@ -185,28 +198,37 @@ class FinalistsSearch(Search):
         stage = self._current()
         metrics = stage.end_epoch(run)
         if self.finals is None and self.epoch + 1 == self.first.epochs:
-            finalists = self._drawn()
+            finalists = self._chosen()
             if len(finalists) > 1:
                 self.finals = self._finals_of(finalists)
         return {"phase": "search" if stage is self.first else "finalists", **metrics}
 
-    def _drawn(self) -> tuple[Genotype, ...]:
-        """Return the architecture that was found and other ones around the code, within the limits."""
+    def _chosen(self) -> tuple[Genotype, ...]:
+        """Return the architecture that was found and other ones near it, within the limits."""
         options, code = self.options.method, self.first.code
+        near = self._recovered if options.finalist_others == "recovered" else self._exchanged
         found = {code.genotype(): None}
-        b = torch.cat(list(code.b)).detach()
-        # a b of zeros has no scale: any will do
-        spread = options.finalist_spread or float(b.square().mean().sqrt()) or 1.0
-        for draw in range(TRIES * options.finalists):
-            if len(found) == options.finalists:
-                break
-            random = generator(self.seed, "finalist", draw)
-            e = torch.randn(1, len(b), generator=random, dtype=torch.float64)
-            (places,) = code.places_at(spread * e)
+        others = near()
+        while len(found) < options.finalists and (places := next(others, None)) is not None:
             genotype = Genotype.from_places(places, self.space)
             if self.limits.allow(genotype):
                 found[genotype] = None
         return tuple(found)
+
+    def _recovered(self) -> Iterator[Places]:
+        """Yield what is recovered from b with noise."""
+        options, code = self.options.method, self.first.code
+        b = torch.cat(list(code.b)).detach()
+        # a b of zeros has no scale: any will do
+        spread = options.finalist_spread or float(b.square().mean().sqrt()) or 1.0
+        for draw in range(TRIES * options.finalists):
+            random = generator(self.seed, "finalist", draw)
+            e = torch.randn(1, len(b), generator=random, dtype=torch.float64)
+            yield from code.places_at(spread * e)
+
+    def _exchanged(self) -> Iterator[Places]:
+        """Yield the exchanges of one active candidate, those first that cost the code least."""
+        yield from self.first.code.exchanges()
 
     def _finals_of(self, finalists: tuple[Genotype, ...]) -> Finals:
         """Return the halving among these: by the recipe of the training that follows, or else by the search's own."""

@@ -15,6 +15,10 @@ with rms the root mean square of the d so far (over some 300), so that the rate 
 loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
 and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
 
+A path can be *wider* than what is found: with a width w an active edge runs w operations, the recovered one and those
+with the next largest entries of A'(b + sigma e), whose outputs are added. Weights learn in the sum, as in a super-net
+that runs all, at the price of w paths.
+
 *Limits* (`isnas.searches.limits`) are kept by refusing: a recovery beyond them is taken back, with b and its optimizer,
 to where the last one within them was (the published rule for parameters). Beside that the codes' loss can be penalised:
 by the score by w times the excess of each architecture that is tried, and through the coefficients, where the one that
@@ -113,6 +117,8 @@ class SparseSearchOptions(BaseOptions):
         with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
     pairs : int
         Pairs of architectures in a step of the score.
+    path_width : int
+        Operations that an active edge runs at a time, with the gradient score; what is found has one.
     limit_penalty : float
         Weight w of what is added to the codes' loss for operations that take much of the limits; 0: nothing, an
         architecture beyond them is only refused.
@@ -132,6 +138,7 @@ class SparseSearchOptions(BaseOptions):
         "code_weight_decay": 0,
         "perturbation": 0,
         "pairs": 1,
+        "path_width": 1,
         "limit_penalty": 0,
         "warm_up_share": 0,
         "fair_share": 0,
@@ -145,6 +152,7 @@ class SparseSearchOptions(BaseOptions):
     gradient: Literal["coefficients", "score"] = "coefficients"
     perturbation: float = 0.0
     pairs: int = 1
+    path_width: int = 1
     limit_penalty: float = 0.0
     warm_up_share: float = 0.0
     fair_share: float = 0.0
@@ -155,6 +163,10 @@ class SparseSearchOptions(BaseOptions):
         super().__post_init__()
         if self.gradient == "score" and self.perturbation == 0:
             raise UserError("perturbation must be above 0 for the gradient score, got 0.0")
+        if self.gradient != "score" and self.path_width > 1:
+            raise UserError(
+                f"path_width is of paths that learn by the score: gradient must be score, got {self.gradient!r}"
+            )
 
 
 class SparseSearch(SupernetSearch):
@@ -187,6 +199,11 @@ class SparseSearch(SupernetSearch):
         if setting.options.method.warm_start == "naswot" and not issubclass(network, ImageNetwork):
             raise UserError("warm_start naswot is a score of networks of images; here: parameters")
         code, space = setting.options.code, setting.space
+        rivals = any(c.groups is not None and not c.yes_or_no for c in space.choices)
+        if setting.options.method.path_width > 1 and not rivals:
+            raise UserError(
+                f"path_width is for spaces in which the operations of an edge exclude each other; {space.name} is none"
+            )
         for choice, m, s in zip(
             space.choices, code.lengths(space), code.places(space), strict=True
         ):
@@ -309,20 +326,18 @@ class SparseSearch(SupernetSearch):
         """
         options = self.options.method
         e = options.perturbation * self._noise("score", options.pairs)
-        weight = options.limit_penalty if self.limits.bounds else 0.0
-        found = []
+        shifts = torch.cat([e, -e])
+        tried = self.code.places_at(shifts, options.path_width)
         with kept_statistics(self.network):
-            for places in self.code.places_at(torch.cat([e, -e])):
-                loss, metrics = self.weights.loss(batch, self.ones_at(places))
-                if weight:
-                    loss = loss + weight * self.limits.excess(
-                        Genotype.from_places(places, self.space)
-                    )
-                found.append((loss, metrics))
+            found = [self.weights.loss(batch, self.ones_at(places)) for places in tried]
+        losses = torch.stack([loss.detach().double() for loss, _ in found])
+        if self.limits.bounds and options.limit_penalty:
+            # a wide path is not what would be found
+            single = tried if options.path_width == 1 else self.code.places_at(shifts)
+            excess = [self.limits.excess(Genotype.from_places(p, self.space)) for p in single]
+            losses = losses + options.limit_penalty * losses.new_tensor(excess)
         # the one time that the device is waited for
-        losses = (
-            all_reduce_sum(torch.stack([loss.detach().double() for loss, _ in found])) / processes()
-        )
+        losses = all_reduce_sum(losses) / processes()
         plus, minus = losses.cpu().split(options.pairs)
         difference = plus - minus
         self.scores += 1
@@ -349,9 +364,10 @@ class SparseSearch(SupernetSearch):
         if self.warming_up or (by_share and float(torch.rand((), generator=random)) < share):
             s = self.options.code.places(self.space)
             step = self.epoch * self.steps + self.step
-            return self.ones_at(fair_path(self.space, s, self.seed, step))
+            return self.ones_at(fair_path(self.space, s, self.seed, step, options.path_width))
         if options.perturbation > 0:
-            (places,) = self.code.places_at(options.perturbation * self._noise("weights", 1))
+            shift = options.perturbation * self._noise("weights", 1)
+            (places,) = self.code.places_at(shift, options.path_width)
             return self.ones_at(places)
         return self.code.coefficients()
 

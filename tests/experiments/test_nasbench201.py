@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import experiments.nasbench201 as experiment
+from experiments._tabular import dataset_at, prepare_images
 from experiments.nasbench201 import (
     BY_TABLE,
     CROSSED,
@@ -118,14 +120,15 @@ def test_scores_are_of_all_classes() -> None:
     assert 10 < score < 40
 
 
-def test_a_scale_may_change_the_smoothed_search_alone() -> None:
+def test_a_scale_may_change_one_search_alone() -> None:
     labels = torch.arange(64) % 4
     images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
     dataset = Dataset(
         "equal", images, labels, images[:0], labels[:0], tuple("abcd"), mean=(0.5,), std=(0.3,)
     )
     smoke = experiment.SCALES["smoke"]
-    changed = replace(smoke, smoothed={"warm_up_share": 0.6, "code_batch_size": 7})
+    own = {experiment.SMOOTHED: {"warm_up_share": 0.6, "code_batch_size": 7}}
+    changed = replace(smoke, options_of=own)
 
     def options_of(method: str, scale: experiment.Scale) -> dict[str, Any]:
         return search_of(method, 0, scale, dataset, torch.device("cpu")).options.to_json()
@@ -189,6 +192,35 @@ def test_rows_say_all(finished: Path, table: Path) -> None:
             best = max(score for _, score, _ in row["scores"])
             assert [cell, best] in [point[:2] for point in row["scores"]]
             assert row["evaluated"] == len(row["scores"]) * 32
+
+
+def test_searches_that_train_cells_by_themselves(table: Path, tmp_path: Path) -> None:
+    """They run when asked for; of 192 images half are trained on, in 3 batches of 32 or one of the recipe's 64."""
+    asked = ["--methods", *experiment.TRAINED, "--seeds", "1"]
+    assert launch(table, tmp_path / "out", *asked) == 0
+    rows = {row["method"]: row for row in read_rows(tmp_path / "out")}
+    assert list(rows) == ["sparse finalists", "successive halving"]
+    # two epochs of search, then six finalists for an epoch and two of them for two more
+    assert rows["sparse finalists"]["trained"] == 2 * 96 + (6 + 2 * 2) * 64
+    assert len(rows["sparse finalists"]["trajectory"]) == 1 + 2 + (6 + 2 * 2)
+    assert rows["successive halving"]["trained"] == 27 * 2 * 96
+
+
+def test_shrunk_images_have_as_much_cut_out(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(256, size=(32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    cut = {}
+    for size in (None, 16):
+        path = tmp_path / f"{size}.pt"
+        prepare_images(path, str(tmp_path / "images"), None, "data", size)
+        cut[size] = dataset_at(path).cutout
+    assert cut == {None: 16, 16: 8}
 
 
 def test_table_has_all_methods_and_references(finished: Path) -> None:

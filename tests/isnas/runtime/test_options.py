@@ -98,6 +98,7 @@ BAD: dict[str, list[object]] = {
     "gradient": ["adjoint", None],
     "perturbation": [-1.0, math.nan],
     "pairs": [0, 1.5],
+    "path_width": [0, 1.5],
     "warm_up_share": [-0.1, 1.0],
     "fair_share": [-0.1, 1.1],
     "warm_start": ["size", None],

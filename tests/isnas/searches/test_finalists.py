@@ -16,6 +16,7 @@ from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError
 from isnas.runtime.randomness import generator
 from isnas.searches.finalists import FinalistsSearch
 from isnas.searches.registry import create_search, search_options
+from isnas.spaces.nasbench201 import to_string
 
 Data = Callable[..., Dataset]
 Drive = Callable[..., Any]
@@ -77,6 +78,45 @@ def test_finalists_are_recovered_from_around_the_code(
         if len(expected) == 5:
             break
     assert list(search.finals.finalists) == expected
+
+
+def test_finalists_may_be_exchanges(toy_data: Data, drive: Drive, recorder: Any) -> None:
+    """By brute force: all cells that differ from the found one in an edge, those first that cost the code least."""
+    search = search_on(
+        toy_data(32), finalists=19, finalist_epochs=1, finalist_others="exchanged", epochs=1
+    )
+    drive(search, recorder)
+    code, found = search.code, search.code.genotype()
+    effects = {
+        place: float(b.detach().double() @ A[:, k])
+        for choice, b, A in zip(code.choices, code.b, code.A, strict=True)
+        for k, place in enumerate(choice.candidates)
+    }
+
+    def worth(genotype: Genotype) -> float:
+        return sum(effects[place] for place in genotype.places(NASBENCH201_SPACE)["cell"])
+
+    def edges(genotype: Genotype) -> set[str]:
+        return set(to_string(genotype).strip("|").replace("|+|", "|").split("|"))
+
+    first, *others = search.finals.finalists
+    assert first == found and len(set(others)) == 18
+    assert all(len(edges(found) - edges(other)) == 1 for other in others)
+    worths = [worth(other) for other in others]
+    assert worths == pytest.approx(sorted(worths, reverse=True)) and worths[0] > worths[-1]
+
+
+def test_exchanges_keep_the_limits(toy_data: Data, drive: Drive, recorder: Any) -> None:
+    search = search_on(
+        toy_data(32),
+        finalists=19,
+        finalist_others="exchanged",
+        epochs=1,
+        limit=("parameters=1400",),
+    )
+    drive(search, recorder)
+    assert 1 < len(search.finals.finalists) < 19
+    assert all(search.limits.allow(each) for each in search.finals.finalists)
 
 
 def test_the_best_of_those_trained_longest_is_found(
@@ -169,12 +209,20 @@ def test_without_a_training_that_follows_the_recipe_is_the_search_s_own(
         ("finalist_eta", 1),
         ("finalist_spread", 0.0),
         ("finalist_spread", math.nan),
+        ("finalist_others", "neighbours"),
         ("pairs", 0),
     ],
 )
 def test_out_of_range_is_one_clear_error(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"\b{name}\b"):
         search_options("ista-finalists", DARTS_SPACE, **{name: value})
+
+
+def test_exchanges_have_no_spread() -> None:
+    with pytest.raises(UserError, match="finalist_spread is for finalist_others recovered"):
+        search_options(
+            "ista-finalists", DARTS_SPACE, finalist_others="exchanged", finalist_spread=1.0
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
@@ -187,7 +235,7 @@ def test_others_are_as_far_from_the_code_as_it_is_large(toy_data: Data, scale: f
             for b, at in zip(search.code.b, values, strict=True):
                 b.copy_(factor * at)
         search.code.recover()
-        return search._drawn()
+        return search._chosen()
 
     random = torch.Generator().manual_seed(0)
     values = [torch.randn(len(b), generator=random) for b in search.code.b]

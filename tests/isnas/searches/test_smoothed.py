@@ -28,6 +28,7 @@ from isnas.runs.loop import loop
 from isnas.searches.one_stage import OneStageTraining
 from isnas.searches.registry import create_search
 from isnas.searches.two_stage import TwoStageSearch
+from isnas.spaces.base import Place
 from isnas.tabular.nasbench201 import Table
 
 SPACES = (DARTS_SPACE, NASBENCH201_SPACE)
@@ -58,6 +59,52 @@ def test_fair_paths_train_all_alike(space: Space) -> None:
             assert set(seen.values()) == {3}, i
         else:  # a turn leaves some out, drawn anew each time
             assert max(seen.values()) <= 3
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 9])
+def test_wide_fair_paths_are_fair(width: int) -> None:
+    """In four steps every operation of every edge has been there as often as a path is wide."""
+    there = min(width, 4)
+    seen: Counter[Place] = Counter()
+    for step in range(4, 8):
+        path = fair_path(NASBENCH201_SPACE, (1, 2, 3), 7, step, width)["cell"]
+        assert len(set(path)) == len(path) == 6 * there
+        assert set(Counter((p.node, p.source) for p in path).values()) == {there}
+        seen.update(path)
+    assert set(seen) == set(NASBENCH201_SPACE.places()) and set(seen.values()) == {there}
+
+
+def test_wide_paths_have_the_best_of_each_edge() -> None:
+    """By brute force, where the code sees all differences: of every edge the two with the largest A'(b + e)."""
+    options = SparseCodeOptions(matrix="balanced", m=(3, 6, 9), rule="non_negative", init_scale=1.0)
+    code = SparseCode(NASBENCH201_SPACE, options, seed=2)
+    shifts = torch.randn((20, 18), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    flat = torch.cat([b.detach().double() for b in code.b])
+    for shift, places in zip(shifts, code.places_at(shifts, 2), strict=True):
+        expected = set()
+        for b, A, choice in zip((flat + shift).split([3, 6, 9]), code.A, code.choices, strict=True):
+            for members in choice.members:
+                by_value = sorted(members, key=lambda k, A=A, b=b: -float(A[:, k] @ b))
+                expected |= {choice.candidates[k] for k in by_value[:2]}
+        assert set(places["cell"]) == expected
+
+
+def test_a_frozen_node_stays_narrow() -> None:
+    options = SparseCodeOptions(matrix="balanced", m=(3, 6, 9), rule="non_negative")
+    code = SparseCode(NASBENCH201_SPACE, options)
+    code.freeze(1)
+    (places,) = code.places_at(torch.ones(1, 18, dtype=torch.float64), 2)
+    nodes = Counter(place.node for place in places["cell"])
+    assert sorted(nodes.values()) == [2, 2, 6]
+
+
+def test_wide_paths_are_for_operations_that_exclude_each_other(
+    toy_data: Callable[..., Dataset],
+) -> None:
+    with pytest.raises(UserError, match="path_width is for spaces in which the operations"):
+        search_of(toy_data(64), DARTS_SPACE, path_width=2)
+    with pytest.raises(UserError, match="gradient must be score, got 'coefficients'"):
+        search_of(toy_data(64), path_width=2, gradient="coefficients")
 
 
 def test_balanced_codes_compete() -> None:
@@ -98,9 +145,11 @@ def _residual(A: torch.Tensor, b: torch.Tensor) -> float:
     return float((A @ every.z - b).norm())
 
 
-def test_a_step_of_the_code_is_the_formula(toy_data: Callable[..., Dataset]) -> None:
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_step_of_the_code_is_the_formula(width: int, toy_data: Callable[..., Dataset]) -> None:
     """b moves by -rate * mean (L(b + e) - L(b - e)) e / (perturbation * rms), with losses taken one by one."""
-    search = search_of(toy_data(64), pairs=3, perturbation=0.7, code_weight_decay=0.1)
+    options = {"pairs": 3, "perturbation": 0.7, "code_weight_decay": 0.1, "path_width": width}
+    search = search_of(toy_data(64), **options)
     search.epoch = 2
     images = next(iter(search.valid_feed.epoch(0)))
     with torch.no_grad():
@@ -112,7 +161,7 @@ def test_a_step_of_the_code_is_the_formula(toy_data: Callable[..., Dataset]) -> 
     differences = []
     for shift in e:
         losses = []
-        for places in search.code.places_at(torch.stack([shift, -shift])):
+        for places in search.code.places_at(torch.stack([shift, -shift]), width):
             with torch.no_grad():
                 losses.append(float(search.weights.loss(images, search.ones_at(places))[0]))
         differences.append(losses[0] - losses[1])
@@ -172,16 +221,18 @@ def test_a_warm_up_leaves_an_epoch_to_the_codes(
     assert any(b.any() for b in search.code.b)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
-def test_it_goes_on_exactly(space: Space, toy_data: Callable[..., Dataset]) -> None:
+@pytest.mark.parametrize(
+    ("space", "width"), [(DARTS_SPACE, 1), (NASBENCH201_SPACE, 1), (NASBENCH201_SPACE, 2)]
+)
+def test_it_goes_on_exactly(space: Space, width: int, toy_data: Callable[..., Dataset]) -> None:
     data = toy_data(48)
-    whole = search_of(data, space)
+    whole = search_of(data, space, path_width=width)
     list(run_through(whole))
-    begun = search_of(data, space)
+    begun = search_of(data, space, path_width=width)
     epochs = run_through(begun)
     for _ in range(3):
         next(epochs)
-    again = search_of(data, space)
+    again = search_of(data, space, path_width=width)
     again.load_state_dict(begun.state_dict())
     list(run_through(again))
     assert again.genotype() == whole.genotype()
