@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.nasbench201 import FREE, METHODS, SPARSE
+from experiments.nasbench201 import FREE, METHODS, SPARSE, TRAINED
 from isnas.comparison.rows import read_about, read_rows
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
 from isnas.runtime.errors import UserError
@@ -41,6 +41,7 @@ from ._style import (
 )
 
 ACCURACY = "cell's accuracy on CIFAR-10 (%),\nstretched towards the optimum"
+_DRAWN = (*METHODS, *TRAINED)
 _RULES = tuple(dict.fromkeys(variant["rule"] for variant in SPARSE.values()))
 _MATRICES = tuple(dict.fromkeys(variant["matrix"] for variant in SPARSE.values()))
 _TICKS = (10, 50, 70, 80, 85, 90, 92, 93, 94)
@@ -62,7 +63,7 @@ def read_results(directory: str | Path) -> Results:
     rows = read_rows(directory)
     try:
         found = read_about(directory)["settings"]["references"]
-        by_method = {name: [row for row in rows if row["method"] == name] for name in METHODS}
+        by_method = {name: [row for row in rows if row["method"] == name] for name in _DRAWN}
         return {name: kept for name, kept in by_method.items() if kept}, found
     except (KeyError, TypeError):
         raise UserError(f"{directory} has no results of experiments.nasbench201") from None
@@ -81,7 +82,7 @@ def _look(method: str) -> dict[str, Any]:
         fill = colour if variant["reencode"] else "white"
         marker = MARKERS[_MATRICES.index(variant["matrix"])]
         return {"color": colour, "marker": marker, "markerfacecolor": fill}
-    i = [name for name in METHODS if name not in SPARSE].index(method)
+    i = [name for name in _DRAWN if name not in SPARSE].index(method)
     markers = MARKERS[2:]
     return {"color": COLOURS[3 + i % (len(COLOURS) - 3)], "marker": markers[i % len(markers)]}
 

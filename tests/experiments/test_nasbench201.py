@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import experiments.nasbench201 as experiment
+from experiments._statistics import interval_text, mean_interval
 from experiments._tabular import dataset_at, prepare_images
 from experiments.nasbench201 import (
     BY_TABLE,
@@ -36,7 +37,7 @@ from experiments.nasbench201 import (
     search_of,
 )
 from figures import nasbench201 as figures
-from isnas.comparison.rows import read_rows
+from isnas.comparison.rows import mean_and_deviation, read_about, read_rows
 from isnas.runtime.errors import UserError
 from isnas.spaces.nasbench201 import all_cells
 from isnas.tabular.nasbench201 import COLUMNS, Table
@@ -384,3 +385,28 @@ def test_figures_of_few_rows(
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3
     assert "there is no trajectory" in errors[0] and "no super-net has scored" in errors[1]
+
+
+def test_finalists_beside_what_others_found() -> None:
+    """The figures in the documents are those of the recorded rows; the wide search is the first 18 epochs."""
+    results = ROOT / "experiments" / "results"
+    found = {row["seed"]: row for row in read_rows(results / "nasbench201-finalists")}
+    others: dict[str, dict[int, float]] = {}
+    for row in read_rows(results / "nasbench201-ranks"):
+        others.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]["cifar10"]
+    best = {seed: row["accuracy"]["cifar10"] for seed, row in found.items()}
+    wide = {seed: row["trajectory"][18][1] for seed, row in found.items()}
+    random = read_about(results / "nasbench201-finalists")["settings"]["references"]["full"]
+    differences = [[value - random["cifar10"] for value in best.values()]]
+    for one, method in (
+        (best, SMOOTHED),
+        (wide, SMOOTHED),
+        *((best, method) for method in ("darts first order", "gdas", "hm-nas")),
+    ):
+        seeds = sorted(set(one) & set(others[method]))
+        differences.append([one[seed] - others[method][seed] for seed in seeds])
+    text = " ".join((results / "README.md").read_text().split())
+    for each in differences:
+        assert interval_text(mean_interval(each), sign=True) in text
+    for each in (best, wide):
+        assert mean_and_deviation(list(each.values())) in text
