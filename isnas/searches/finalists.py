@@ -206,10 +206,11 @@ class FinalistsSearch(Search):
     def _chosen(self) -> tuple[Genotype, ...]:
         """Return the architecture that was found and other ones near it, within the limits."""
         options, code = self.options.method, self.first.code
-        near = self._recovered if options.finalist_others == "recovered" else self._exchanged
+        exchanged = options.finalist_others == "exchanged"
         found = {code.genotype(): None}
-        others = near()
-        while len(found) < options.finalists and (places := next(others, None)) is not None:
+        for places in code.exchanges() if exchanged else self._recovered():
+            if len(found) == options.finalists:
+                break
             genotype = Genotype.from_places(places, self.space)
             if self.limits.allow(genotype):
                 found[genotype] = None
@@ -225,10 +226,6 @@ class FinalistsSearch(Search):
             random = generator(self.seed, "finalist", draw)
             e = torch.randn(1, len(b), generator=random, dtype=torch.float64)
             yield from code.places_at(spread * e)
-
-    def _exchanged(self) -> Iterator[Places]:
-        """Yield the exchanges of one active candidate, those first that cost the code least."""
-        yield from self.first.code.exchanges()
 
     def _finals_of(self, finalists: tuple[Genotype, ...]) -> Finals:
         """Return the halving among these: by the recipe of the training that follows, or else by the search's own."""

@@ -12,7 +12,8 @@ import torch
 from making import IMAGES, training_of
 
 import isnas
-from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError
+from isnas import DARTS_SPACE, NASBENCH201_SPACE, Dataset, Genotype, UserError, spaces
+from isnas.codes.sparse import SparseCode, SparseCodeOptions
 from isnas.runtime.randomness import generator
 from isnas.searches.finalists import FinalistsSearch
 from isnas.searches.registry import create_search, search_options
@@ -104,6 +105,28 @@ def test_finalists_may_be_exchanges(toy_data: Data, drive: Drive, recorder: Any)
     assert all(len(edges(found) - edges(other)) == 1 for other in others)
     worths = [worth(other) for other in others]
     assert worths == pytest.approx(sorted(worths, reverse=True)) and worths[0] > worths[-1]
+
+
+@pytest.mark.parametrize("name", ["darts", "nasbench201", "chain", "macro", "recurrent"])
+def test_exchanges_are_architectures(name: str) -> None:
+    """As many as places can be exchanged, each with another place instead of one."""
+    space = spaces.get(name)
+    code = SparseCode(space, SparseCodeOptions(init_scale=1.0))
+    found = {kind: set(places) for kind, places in code.places.items()}
+    exchanges = code.exchanges()
+    number = 0
+    for choice, support in zip(space.choices, code.support, strict=True):
+        if choice.groups is None or choice.yes_or_no:
+            number += len(support) * (len(choice.candidates) - len(support))
+        else:  # an operation of the same edge, for all edges are there
+            assert len(support) == len(choice.members)
+            number += len(choice.candidates) - len(support)
+    assert len(exchanges) == number > 0
+    for places in exchanges:
+        space.check(Genotype.from_places(places, space))
+        gone = [place for kind in found for place in found[kind] - set(places[kind])]
+        come = [place for kind in found for place in set(places[kind]) - found[kind]]
+        assert len(gone) == len(come) == 1 and gone[0].node == come[0].node
 
 
 def test_exchanges_keep_the_limits(toy_data: Data, drive: Drive, recorder: Any) -> None:
