@@ -149,8 +149,8 @@ def carry_out(
     with meter.counting():
         search = create(dataset, where)
         # others choose in the end only, or as soon as they see
-        holds_one = isinstance(search, (SupernetSearch, FinalistsSearch))
-        holds_one &= not isinstance(search, PathSearch)
+        holding = (SupernetSearch, FinalistsSearch)
+        holds_one = isinstance(search, holding) and not isinstance(search, PathSearch)
         if holds_one:
             trajectory.append(str(search.genotype()))
         for _ in drive(search):

@@ -16,6 +16,9 @@ learn through the coefficients. They run when they are asked for. Against them s
   they ask for by itself. Their signal is the table's validation accuracy on CIFAR-10 after 12 epochs; what that
   training would have cost is counted: 12 epochs of 25,000 images for each cell asked, whether or not it was asked
   before;
+- ``sparse finalists``, the smoothed search and then finalists (`isnas.searches.finalists`), and ``successive halving``
+  of random cells: these train cells by themselves on the images. They run when they are asked for, and are meant for
+  the scale ``finalists``;
 - searches without training: ``most parameters``, ``most multiply-adds``, ``naswot`` and ``az-nas`` rank random cells by
   the scores of `isnas.searches.rankers`, ``zero-cost-pt`` removes operations from an untrained super-net;
 - rows that search nothing: random cells, the best of some by the table's short training, the cells with most
@@ -29,6 +32,7 @@ non-zeros, one for each edge, the best subset recovered all, the cut LASSO 70 to
     python -m experiments.nasbench201 --scale smoke --table TABLE
     python -m experiments.nasbench201 --scale small --table TABLE --data FOLDER --jobs 2
     python -m experiments.nasbench201 --scale ranks --table TABLE --data FOLDER --methods "sparse smoothed" darts gdas
+    python -m experiments.nasbench201 --scale finalists --table TABLE --data FOLDER --methods "sparse finalists"
     python -m experiments.nasbench201 --scale cheap --table TABLE --data FOLDER --methods crossed
     python -m experiments.nasbench201 --scale paper --table TABLE --data cifar10
 
@@ -36,9 +40,10 @@ TABLE is a CSV as `Table.read` reads it. ``smoke`` takes seconds on digits; ``sm
 search by sparse coding on 2,048 images (DARTS a minute, of second order three), an hour and a half in all; ``ranks``
 takes four to eight minutes of a core for every search with shared weights, on images of 16 x 16 pixels: there a
 super-net that was trained on fair paths ranks cells (Kendall's tau about 0.4 to 0.6 with the truth), which it does not
-at ``small``; ``deep`` has two cells a stage and takes ten minutes for a smoothed search; ``cheap`` takes half a minute
-for a search on such images, with a quarter of them and half the channels, for many variants with many seeds; ``paper``
-has the benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside
+at ``small``; ``deep`` has two cells a stage and takes ten minutes for a smoothed search; ``finalists`` trains
+networks of three cells a stage besides and takes half an hour for a search; ``cheap`` takes half a minute for a search
+on such images, with a quarter of them and half the channels, for many variants with many seeds; ``paper`` has the
+benchmark's setting of search and wants a GPU. Started again, it goes on. Trials go through joblib; inside
 `joblib.parallel_config` another backend takes them to a cluster.
 
 Written to DIR: rows.jsonl (a row for every trial), table.md, about.json (settings, command, versions, machine), and
@@ -239,7 +244,7 @@ SCALES = {
                 "finalist_others": "exchanged",
                 **{f"evaluation_{name}": value for name, value in CHILDREN.items()},
             },
-            # as many epochs of children as take the time of the whole search above
+            # about the time of the whole search above, by that of an epoch of a cell; none has been run to its end
             HALVING: {**CHILDREN, "architectures": 24, "epochs": 3},
         },
     ),
@@ -358,7 +363,7 @@ def search_of(
         "weight_decay": WEIGHT_DECAY,
         "seed": seed,
     }
-    name = "ista-two-stage"
+    name = {**OTHERS, **TRAINED}.get(method, "ista-two-stage")
     if method in FREE:
         # as many cells as the searches that train each
         own = {"architectures": scale.asked}
@@ -367,15 +372,12 @@ def search_of(
         known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
-    if method in TRAINED:
-        name = TRAINED[method]
     if method in (SMOOTHED, FINALISTS):
         changes["preset"] = "smoothed"
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}
     elif method in OTHERS:
-        name = OTHERS[method]
         if scale.constants != "quick" and (
             scale.constants in REGISTRY[name].schema(NASBENCH201_SPACE).presets
         ):
@@ -670,6 +672,9 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
                 f"{mean_and_deviation(taus)} ({len(taus)})" if taus else "",
             )
         )
+    children = ""
+    if any(row["method"] in TRAINED for row in rows):
+        children = ", and the networks that these describe where cells are trained by themselves"
     empty = ("",) * 6
     for name, text in REFERENCES.items():
         values = (f"{settings['references'][name][each]:.2f}" for each in DATASETS)
@@ -685,7 +690,7 @@ def table_text(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         "backwards (trained on) or forwards only (evaluated); those of random search, evolution and reinforce pass the "
         f"benchmark's network of 16 channels and 15 cells, those of the others a super-net of "
         f"{settings['channels']} channels and {3 * settings['cells']} cells with {settings['epochs']} epochs, or "
-        "as many as the settings in about.json say. "
+        f"as many as the settings in about.json say{children}. "
         "Kendall's tau compares the super-net's validation accuracy of random cells, or the score of a search without "
         "training, with the truth on CIFAR-10; in brackets the number of seeds that it was measured for.\n\n"
         f"{rankers_text(settings['rankers'])}"

@@ -489,7 +489,7 @@ class SparseCode(nn.Module):
         """
         found = [[support for _, support in each] for each in self.recovered_at(shifts)]
         if width > 1:
-            b = (torch.cat(self._host_b()) + shifts).split([len(each) for each in self.b], dim=1)
+            b = self._shifted(shifts)
             for i, (choice, A) in enumerate(zip(self.choices, self.A, strict=True)):
                 if choice.groups is not None and not self.frozen[i]:
                     for supports, effects in zip(found, b[i] @ A, strict=True):
@@ -506,8 +506,7 @@ class SparseCode(nn.Module):
         list of length K of lists of (Tensor of shape (n,), tuple of int)
         """
         searching = [i for i, frozen in enumerate(self.frozen) if not frozen]
-        b = torch.cat(self._host_b()) + shifts
-        parts = b.split([len(each) for each in self.b], dim=1)
+        parts = self._shifted(shifts)
         n = len(shifts)
         found = [list(zip(self.z, self.support, strict=True)) for _ in range(n)]
         if self.options.rule in PREPARED and searching:
@@ -523,24 +522,22 @@ class SparseCode(nn.Module):
         return found
 
     def exchanges(self) -> list[dict[str, tuple[Place, ...]]]:
-        """Return the active places with one of them exchanged, for each candidate that may take the place of one.
+        """Return the active places with one of them exchanged for another of its choice, see `Space.exchanges`.
 
         In the order of what the exchange of place k for j costs in correlation with the code, a_k'b - a_j'b; the number
-        of active places stays, and of a group there is one at most.
+        of active places stays.
         """
+        worth = {
+            (choice.kind, place): effect
+            for choice, A, b in zip(self.choices, self.A, self._host_b(), strict=True)
+            for place, effect in zip(choice.candidates, (b @ A).tolist(), strict=True)
+        }
         found = []
-        for i, (choice, A, b, support) in enumerate(
-            zip(self.choices, self.A, self._host_b(), self.support, strict=True)
-        ):
-            effects, group = (b @ A).tolist(), labels(choice)
-            for k in support:
-                kept = [other for other in support if other != k]
-                taken = {group[other] for other in kept}
-                for j in range(len(effects)):
-                    if j not in support and group[j] not in taken:
-                        exchanged = tuple(sorted([*kept, j]))
-                        supports = [*self.support[:i], exchanged, *self.support[i + 1 :]]
-                        found.append((effects[k] - effects[j], self._by_kind(supports)))
+        for kind, gone, come in self.space.exchanges(self.places):
+            if come is not None:
+                changed = tuple(come if place == gone else place for place in self.places[kind])
+                cost = worth[kind, gone] - worth[kind, come]
+                found.append((cost, {**self.places, kind: changed}))
         return [places for _, places in sorted(found, key=lambda each: each[0])]
 
     def coefficients_of(
@@ -585,6 +582,10 @@ class SparseCode(nn.Module):
         """Return all b on the CPU in float64, by one transfer."""
         flat = torch.cat([b.detach() for b in self.b]).cpu().double()
         return list(flat.split([len(b) for b in self.b]))
+
+    def _shifted(self, shifts: Tensor) -> tuple[Tensor, ...]:
+        """Return b plus each of some shifts, (K, m) for every choice, on the CPU."""
+        return (torch.cat(self._host_b()) + shifts).split([len(b) for b in self.b], dim=1)
 
     def _assemble(self) -> None:
         """Write c(b) for all nodes at once, as rows @ (b_1, b_2, ...) - offset."""

@@ -5,8 +5,8 @@ A super-net is small, and what it tells of an architecture is what shared weight
 themselves, by the recipe and in the depth of the training that follows, by successive halving
 (`isnas.searches.halving`): all for a short time, the better ones longer. What counts in a deep network and not in a
 shallow one, such as a skip past a cell, shows here. The others are *recovered* from b + sigma e, e ~ N(0, I), or
-*exchanged*: one active candidate k of what was found gives its place to another one j, those exchanges first in which
-the correlation with the code falls least, a_k'b - a_j'b.
+*exchanged*: one active place k of what was found is exchanged for another one j, those exchanges first in which the
+correlation with the code falls least, a_k'b - a_j'b.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FinalistsOptions(TwoStageOptions):
     finalist_eta : int
         One finalist out of so many goes on, to so many times the epochs.
     finalist_others : {"recovered", "exchanged"}
-        The others: recovered from b with noise, or the found one with one of its active candidates exchanged.
+        The others: recovered from b with noise, or the found one with one of its places exchanged.
     finalist_spread : float or None
         Standard deviation sigma of what is added to b to find others; by default the root mean square of b.
     """

@@ -26,7 +26,7 @@ from ..runtime.errors import UserError, check_one, short, suggestion
 from ..runtime.options import BaseOptions
 from ..runtime.processes import broadcast
 from ..runtime.randomness import generator
-from ..spaces.base import Place, rows_of
+from ..spaces.base import Place
 from ..spaces.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Limits:
         }
         while (excess := self._beyond(sizes)) > 0:
             best: tuple[float, float] | None = None
-            for kind, gone, come in self._exchanges(places, drop):
+            for kind, gone, come in self.space.exchanges(places, drop):
                 after = self._exchanged(sizes, places, kind, gone, come)
                 saved = excess - self._beyond(after)
                 if saved <= 1e-12:
@@ -281,22 +281,6 @@ class Limits:
     def _beyond(self, sizes: Mapping[str, float]) -> float:
         # sums of seconds are rounded
         return sum(max(0.0, sizes[name] / bound - 1 - 1e-12) for name, bound in self.bounds.items())
-
-    def _exchanges(
-        self, places: Mapping[str, Sequence[Place]], drop: bool
-    ) -> Iterator[tuple[str, Place, Place | None]]:
-        """Yield (kind, place that goes, place that comes or None) for all single exchanges that the space allows."""
-        for choice in self.space.choices:
-            active = [p for p in places[choice.kind] if p in choice.candidates]
-            rows = rows_of(choice)
-            droppable = choice.groups is not None and choice.optional
-            taken = {i for i, row in enumerate(rows) for p in active if p in row}
-            for gone in active:
-                if (drop or droppable) and len(active) > choice.least:
-                    yield choice.kind, gone, None
-                for i, row in enumerate(rows):
-                    if gone in row or i not in taken:
-                        yield from ((choice.kind, gone, p) for p in row if p not in active)
 
     def in_words(self) -> str:
         """Return the limits as text."""

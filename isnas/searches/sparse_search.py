@@ -331,14 +331,14 @@ class SparseSearch(SupernetSearch):
         with kept_statistics(self.network):
             found = [self.weights.loss(batch, self.ones_at(places)) for places in tried]
         losses = torch.stack([loss.detach().double() for loss, _ in found])
+        # the one time that the device is waited for
+        losses = (all_reduce_sum(losses) / processes()).cpu()
         if self.limits.bounds and options.limit_penalty:
             # a wide path is not what would be found
             single = tried if options.path_width == 1 else self.code.places_at(shifts)
             excess = [self.limits.excess(Genotype.from_places(p, self.space)) for p in single]
-            losses = losses + options.limit_penalty * losses.new_tensor(excess)
-        # the one time that the device is waited for
-        losses = all_reduce_sum(losses) / processes()
-        plus, minus = losses.cpu().split(options.pairs)
+            losses += options.limit_penalty * torch.tensor(excess, dtype=losses.dtype)
+        plus, minus = losses.split(options.pairs)
         difference = plus - minus
         self.scores += 1
         self.spread += (float(difference.square().mean()) - self.spread) / min(self.scores, MEMORY)

@@ -9,7 +9,7 @@ say which places are active; a super-net runs these and nothing else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -202,6 +202,37 @@ class Space:
             if choice.kind == self.kinds[0]
             for place in choice.candidates
         )
+
+    def exchanges(
+        self, places: Mapping[str, Sequence[Place]], drop: bool = False
+    ) -> Iterator[tuple[str, Place, Place | None]]:
+        """Yield all single exchanges of an architecture's places: of one for another of its choice, or for none.
+
+        Of an edge or a group one place stays at most. A place is dropped where its group may stay empty.
+
+        Parameters
+        ----------
+        places : mapping of kind to sequence of Place
+        drop : bool
+            Whether a place may be dropped wherever the choice may have fewer.
+
+        Yields
+        ------
+        kind : str
+        gone : Place
+        come : Place or None
+        """
+        for choice in self.choices:
+            active = [p for p in places[choice.kind] if p in choice.candidates]
+            rows = rows_of(choice)
+            droppable = choice.groups is not None and choice.optional
+            taken = {i for i, row in enumerate(rows) for p in active if p in row}
+            for gone in active:
+                if (drop or droppable) and len(active) > choice.least:
+                    yield choice.kind, gone, None
+                for i, row in enumerate(rows):
+                    if gone in row or i not in taken:
+                        yield from ((choice.kind, gone, p) for p in row if p not in active)
 
     def numbers(self, name: str, value: int | Sequence[int] | None) -> tuple[int, ...] | None:
         """Return one number for each choice of a kind of cell: what an option like ``s`` stands for.

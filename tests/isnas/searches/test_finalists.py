@@ -116,11 +116,18 @@ def test_exchanges_are_architectures(name: str) -> None:
     exchanges = code.exchanges()
     number = 0
     for choice, support in zip(space.choices, code.support, strict=True):
-        if choice.groups is None or choice.yes_or_no:
+        if choice.yes_or_no:
             number += len(support) * (len(choice.candidates) - len(support))
-        else:  # an operation of the same edge, for all edges are there
+        elif choice.groups is not None:  # an operation of the same edge, for all edges are there
             assert len(support) == len(choice.members)
             number += len(choice.candidates) - len(support)
+        else:  # of the same edge, or of one that has none
+            sources = [choice.candidates[k].source for k in support]
+            number += sum(
+                k not in support and (place.source == source or place.source not in sources)
+                for source in sources
+                for k, place in enumerate(choice.candidates)
+            )
     assert len(exchanges) == number > 0
     for places in exchanges:
         space.check(Genotype.from_places(places, space))

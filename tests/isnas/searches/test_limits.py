@@ -297,6 +297,34 @@ def test_the_penalty_of_a_sparse_code(toy_data: Callable[..., Dataset]) -> None:
     assert any(share > 0 for share in shares)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("width", [1, 2])
+def test_scores_are_penalised_for_what_would_be_found(
+    width: int, seed: int, toy_data: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all losses are alike a step follows the excess of the cells alone, however wide the paths are."""
+    bound = median_size()
+    options = {**TINY, "preset": "smoothed", "limit": (f"parameters={bound}",), "seed": seed}
+    search = create_search(
+        "ista-two-stage",
+        NASBENCH201_SPACE,
+        toy_data(32),
+        **{**options, "limit_penalty": 3.0, "path_width": width},
+    )
+    monkeypatch.setattr(search.weights, "loss", lambda batch, places: (torch.zeros(()), {}))
+    (e,) = search._noise("score", 1)
+    plus, minus = (
+        max(0.0, sizes_of(Genotype.from_places(places, NASBENCH201_SPACE))[0] / bound - 1)
+        for places in search.code.places_at(torch.stack([e, -e]))
+    )
+    assert plus != minus
+    search.score_code(None)
+    assert search.spread == pytest.approx((3.0 * (plus - minus)) ** 2)
+    expected = -search.options.method.code_learning_rate * e * (1 if plus > minus else -1)
+    moved = torch.cat([b.detach() for b in search.code.b]).double()
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-8)
+
+
 class TestLatency:
     def test_the_table_sums_what_was_measured(self) -> None:
         """By a clock that goes on by a second whenever it is read: every operation takes one, in each of two cells."""
