@@ -16,6 +16,8 @@ learn through the coefficients. They run when they are asked for. Against them s
   they ask for by itself. Their signal is the table's validation accuracy on CIFAR-10 after 12 epochs; what that
   training would have cost is counted: 12 epochs of 25,000 images for each cell asked, whether or not it was asked
   before;
+- ``sparse smoothed by steps``, the same with the losses of the weights' own steps (`--score-losses steps`), which runs
+  when it is asked for;
 - ``sparse finalists``, the smoothed search and then finalists (`isnas.searches.finalists`), and ``successive halving``
   of random cells: these train cells by themselves on the images. They run when they are asked for, and are meant for
   the scale ``finalists``;
@@ -115,6 +117,9 @@ CROSSED: dict[str, dict[str, Any]] = {
 """The variants that cross the parts of the smoothed search but the score, by name."""
 
 SMOOTHED = "sparse smoothed"
+OWN_LOSSES = "sparse smoothed by steps"
+"""The smoothed search that scores no architectures beside the weights' steps."""
+
 SHARING = "random sharing"
 FINALISTS = "sparse finalists"
 HALVING = "successive halving"
@@ -347,7 +352,7 @@ PROPOSALS = 4
 METHODS = (SMOOTHED, *SPARSE, *OTHERS, *FREE, *BY_TABLE)
 """What runs when nothing is asked for."""
 
-KNOWN = (*METHODS, *TRAINED, *CROSSED)
+KNOWN = (*METHODS, OWN_LOSSES, *TRAINED, *CROSSED)
 
 
 def search_of(
@@ -372,8 +377,10 @@ def search_of(
         known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
-    if method in (SMOOTHED, FINALISTS):
+    if method in (SMOOTHED, OWN_LOSSES, FINALISTS):
         changes["preset"] = "smoothed"
+        if method == OWN_LOSSES:
+            changes["score_losses"] = "steps"
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, ClassVar
 
 import torch
@@ -303,11 +304,14 @@ class SupernetSearch(Search):
 
     @property
     def steps(self) -> int:
-        return min(len(self.train_feed), len(self.valid_feed))
+        return min(len(feed) for feed in (self.train_feed, self.valid_feed) if feed is not None)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
-        """Yield a batch of each part of the data for every step: one to train weights on, one to choose by."""
-        train, valid = (feed.epoch(epoch, start) for feed in (self.train_feed, self.valid_feed))
+        """Yield for every step a batch to train weights on, and one to choose by: None without such data."""
+        train, valid = (
+            repeat(None) if feed is None else feed.epoch(epoch, start)
+            for feed in (self.train_feed, self.valid_feed)
+        )
         return zip(train, valid, strict=False)  # the parts may differ by a batch
 
     def train_weights(

@@ -185,12 +185,8 @@ class OneStageTraining(SparseSearch):
         searched = options.method.search_epochs if self.searched is None else self.searched
         return searched + options.optimizer.epochs
 
-    @property
-    def steps(self) -> int:
-        return len(self.train_feed)
-
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        return self.train_feed.epoch(epoch, start)
+        return (batch for batch, _ in super().batches(epoch, start))
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         done = None
@@ -198,7 +194,7 @@ class OneStageTraining(SparseSearch):
             done = (self.epoch - self.searched) / self.options.optimizer.epochs
         self.weights.set_learning_rate(done or 0.0, self.epoch, batch)
         scored = self.scored and self.searching
-        if scored and not self.warming_up:
+        if scored and not (self.warming_up or self.by_steps):
             self.score_code(batch)
         coefficients = self.path() if scored else self.code.coefficients()
         names = ("drop path", "one-stage", self.epoch, self.step)
@@ -211,7 +207,9 @@ class OneStageTraining(SparseSearch):
             loss = loss + self.penalty(coefficients)
         loss.backward()
         self.weights.update()
-        if self.searching and not scored:
+        if scored and self.by_steps:
+            self.score_step(metrics["loss"])
+        elif self.searching and not scored:
             self.code_optimizer.step()
             self.code_optimizer.zero_grad(set_to_none=True)
         return named("train", metrics)

@@ -6,14 +6,18 @@ dc/db = (A_S)'. *By the score* the loss is smoothed over codes near b,
     J(b) = E L(places recovered from b + sigma e),      e ~ N(0, I),
 
 which has a gradient where the recovery has none, grad J = E L(b + sigma e) e / sigma. Its estimate from antithetic
-pairs, (L(b + sigma e) - L(b - sigma e)) e / (2 sigma), needs forward passes only (evolution strategies, Salimans et
-al., arXiv 1703.03864). All coefficients are 1: a place counts by being there. b takes the step
+pairs, (L(b + sigma e) - L(b - sigma e)) e / (2 sigma), needs losses only (evolution strategies, Salimans et al., arXiv
+1703.03864). All coefficients are 1: a place counts by being there. b takes the step
 
     b <- b - lr * mean over pairs of (d / rms) e,       d = L(b + sigma e) - L(b - sigma e),
 
 with rms the root mean square of the d so far (over some 300), so that the rate does not depend on the scale of the
 loss. The weights train with the places recovered from b + sigma e, too: near to b all candidates are tried and trained,
 and as |b| grows paths concentrate on what is good. Before, for a share of the search, they train on fair paths alone.
+
+The losses are those of forward passes beside the weights' step, of both architectures on one batch. Or they are those
+that the weights' own steps have anyway: one step trains with b + sigma e, the next one, on the same batch, with b -
+sigma e. Such a pair costs nothing, but weights see half as many examples in as many steps.
 
 A path can be *wider* than what is found: with a width w an active edge runs w operations, the recovered one and those
 with the next largest entries of A'(b + sigma e), whose outputs are added. Weights learn in the sum, as in a super-net
@@ -36,8 +40,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -115,8 +120,11 @@ class SparseSearchOptions(BaseOptions):
     perturbation : float
         Standard deviation sigma of what is added to b: in every step for the weights' architecture, and for the codes'
         with the gradients solve and score; 0: nothing, the places of the last recovery are held (the paper's).
+    score_losses : {"passes", "steps"}
+        Losses that the gradient score compares a pair by: of forward passes beside the weights' step, on one batch; or
+        of two of the weights' own steps in a row, on one batch, which cost nothing more.
     pairs : int
-        Pairs of architectures in a step of the score.
+        Pairs of architectures in a step of the score; 1 with the losses of steps.
     path_width : int
         Operations that an active edge runs at a time, with the gradient score; what is found has one.
     limit_penalty : float
@@ -151,6 +159,7 @@ class SparseSearchOptions(BaseOptions):
     code_weight_decay: float = 1e-3
     gradient: Literal["coefficients", "score"] = "coefficients"
     perturbation: float = 0.0
+    score_losses: Literal["passes", "steps"] = "passes"
     pairs: int = 1
     path_width: int = 1
     limit_penalty: float = 0.0
@@ -167,6 +176,13 @@ class SparseSearchOptions(BaseOptions):
             raise UserError(
                 f"path_width is of paths that learn by the score: gradient must be score, got {self.gradient!r}"
             )
+        if self.score_losses == "steps":
+            if self.gradient != "score":
+                raise UserError(
+                    f"score_losses steps is for the gradient score, got gradient {self.gradient!r}"
+                )
+            if self.pairs != 1:
+                raise UserError(f"pairs must be 1 where score_losses is steps, got {self.pairs}")
 
 
 class SparseSearch(SupernetSearch):
@@ -188,6 +204,13 @@ class SparseSearch(SupernetSearch):
             self.code.to(self.device)
         self.code_optimizer = code_optimizer(self.code.parameters(), self.options.method)
         self.spread, self.scores = 0.0, 0  # mean square of the pairs' differences, and their number
+        self.shift: Tensor | None = None  # what this step's weights add to b; None on a fair path
+        self.first: Tensor | None = None  # loss of the first step of a pair, until its second
+        if self.by_steps and self.steps < 2:
+            raise UserError(
+                f"score_losses steps compares two steps of an epoch; these data make one, of batch_size "
+                f"{self.options.optimizer.batch_size}"
+            )
         self._accept()
         if self.options.method.warm_start != "none":
             self._warm_start()
@@ -293,6 +316,16 @@ class SparseSearch(SupernetSearch):
         )
 
     @property
+    def by_steps(self) -> bool:
+        """Whether the code learns by the losses of the weights' own steps."""
+        return self.options.method.score_losses == "steps"
+
+    @property
+    def searching(self) -> bool:
+        """Whether the architecture is still searched for."""
+        return True
+
+    @property
     def search_epochs(self) -> int:
         """Epochs of the search itself, at most."""
         return self.epochs
@@ -307,6 +340,13 @@ class SparseSearch(SupernetSearch):
     def warming_up(self) -> bool:
         """Whether only the weights learn now."""
         return self.epoch < self.warm_up_epochs
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches of every step, see the base; by the losses of steps each of them twice, for a pair."""
+        if not (self.by_steps and self.searching and epoch >= self.warm_up_epochs):
+            return super().batches(epoch, start)
+        twice = (batch for batch in super().batches(epoch, start // 2) for _ in range(2))
+        return islice(twice, start % 2, start % 2 + self.steps - start)
 
     def genotype(self) -> Genotype:
         return self.code.genotype()
@@ -326,19 +366,36 @@ class SparseSearch(SupernetSearch):
         """
         options = self.options.method
         e = options.perturbation * self._noise("score", options.pairs)
-        shifts = torch.cat([e, -e])
-        tried = self.code.places_at(shifts, options.path_width)
+        tried = self.code.places_at(torch.cat([e, -e]), options.path_width)
         with kept_statistics(self.network):
             found = [self.weights.loss(batch, self.ones_at(places)) for places in tried]
         losses = torch.stack([loss.detach().double() for loss, _ in found])
-        # the one time that the device is waited for
-        losses = (all_reduce_sum(losses) / processes()).cpu()
+        self._step_code(all_reduce_sum(losses) / processes(), e)
+        metrics = [each for _, each in found]
+        return {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
+
+    @torch.no_grad()
+    def score_step(self, loss: Tensor) -> None:
+        """Take a step of the codes when the weights' step, which had this loss, was the second of a pair."""
+        if self.shift is None:
+            return
+        loss = all_reduce_sum(loss.detach().double()) / processes()
+        if not self._second:
+            self.first = loss
+        else:
+            self._step_code(torch.stack([self.first, loss]), -self.shift)
+            self.first = None
+
+    def _step_code(self, losses: Tensor, e: Tensor) -> None:
+        """Take a step of the codes by the losses at b + e, and then those at b - e, of which there are as many."""
+        options = self.options.method
+        losses = losses.cpu()  # the one time that the device is waited for
         if self.limits.bounds and options.limit_penalty:
             # a wide path is not what would be found
-            single = tried if options.path_width == 1 else self.code.places_at(shifts)
+            single = self.code.places_at(torch.cat([e, -e]))
             excess = [self.limits.excess(Genotype.from_places(p, self.space)) for p in single]
-            losses += options.limit_penalty * torch.tensor(excess, dtype=losses.dtype)
-        plus, minus = losses.split(options.pairs)
+            losses = losses + options.limit_penalty * torch.tensor(excess, dtype=losses.dtype)
+        plus, minus = losses.split(len(e))
         difference = plus - minus
         self.scores += 1
         self.spread += (float(difference.square().mean()) - self.spread) / min(self.scores, MEMORY)
@@ -350,30 +407,37 @@ class SparseSearch(SupernetSearch):
             lengths = [len(b) for b in self.code.b]
             for b, part in zip(self.code.b, step.split(lengths), strict=True):
                 b.mul_(decay).sub_(options.code_learning_rate * part.to(b))
-        metrics = [each for _, each in found]
-        return {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
 
     @torch.no_grad()
     def path(self) -> dict[str, Coefficients]:
         """Return the coefficients of this step's weights: of a fair path, or of b with or without noise."""
         options = self.options.method
-        done = self.epoch + self.step / self.steps - self.warm_up_epochs
+        self.shift = None
+        begun = self.step - self._second  # what is drawn is drawn for a pair
+        done = self.epoch + begun / self.steps - self.warm_up_epochs
         share = options.fair_share * (1 - done / (self.search_epochs - self.warm_up_epochs))
-        random = generator(self.seed, "fair step", self.epoch, self.step)
+        random = generator(self.seed, "fair step", self.epoch, begun)
         by_share = share > 0 and not any(self.code.frozen)
         if self.warming_up or (by_share and float(torch.rand((), generator=random)) < share):
             s = self.options.code.places(self.space)
             step = self.epoch * self.steps + self.step
             return self.ones_at(fair_path(self.space, s, self.seed, step, options.path_width))
         if options.perturbation > 0:
-            shift = options.perturbation * self._noise("weights", 1)
-            (places,) = self.code.places_at(shift, options.path_width)
+            sign = -1 if self._second else 1
+            self.shift = sign * options.perturbation * self._noise("weights", 1, begun)
+            (places,) = self.code.places_at(self.shift, options.path_width)
             return self.ones_at(places)
         return self.code.coefficients()
 
-    def _noise(self, name: str, number: int) -> Tensor:
-        """Draw so many times what is added to all codes in this step, (number, sum of m)."""
-        random = generator(self.seed, "perturbation", name, self.epoch, self.step)
+    @property
+    def _second(self) -> int:
+        """1 in the second step of a pair, 0 in others."""
+        return self.step % 2 if self.by_steps else 0
+
+    def _noise(self, name: str, number: int, step: int | None = None) -> Tensor:
+        """Draw so many times what is added to all codes in a step, by default this one, (number, sum of m)."""
+        step = self.step if step is None else step
+        random = generator(self.seed, "perturbation", name, self.epoch, step)
         size = (number, sum(len(b) for b in self.code.b))
         return torch.randn(size, generator=random, dtype=torch.float64)
 
@@ -389,12 +453,17 @@ class SparseSearch(SupernetSearch):
         return {**super().stateful(), **parts}
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"spread": self.spread, "scores": self.scores, "accepted": self._accepted}
+        own = {
+            "spread": self.spread,
+            "scores": self.scores,
+            "first": self.first,
+            "accepted": self._accepted,
+        }
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.spread, self.scores = state["spread"], state["scores"]
+        self.spread, self.scores, self.first = state["spread"], state["scores"], state["first"]
         self._accepted = copy.deepcopy(state["accepted"])
 
 

@@ -26,8 +26,10 @@ from torch import Tensor
 from ..codes.sparse import SparseCode
 from ..networks.core import Coefficients
 from ..runs.training import named
+from ..runtime.errors import UserError
 from ..runtime.processes import all_reduce_sum, processes
 from ..runtime.randomness import generator
+from ..tasks.base import Feed
 from .base import RECURRENT, RECURRENT_PAPER
 from .sparse_search import (
     RECURRENT_CODE,
@@ -66,6 +68,14 @@ class TwoStageOptions(SparseSearchOptions):
     gradient: Literal["coefficients", "probe", "solve", "score"] = "coefficients"
     solve_step: float = 1.0
     code_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score_losses == "steps" and self.code_batch_size is not None:
+            raise UserError(
+                f"code_batch_size is of passes beside the weights' steps, which score_losses steps has none of; got "
+                f"{self.code_batch_size}"
+            )
 
 
 class TwoStageSearch(SparseSearch):
@@ -108,14 +118,21 @@ class TwoStageSearch(SparseSearch):
     def code_batch_size(self) -> int:
         return self.options.method.code_batch_size or super().code_batch_size
 
+    def feeds(self) -> tuple[Feed, Feed | None]:
+        train, valid = super().feeds()
+        return train, None if self.by_steps else valid
+
     def train_step(self, batch: tuple[Any, Any]) -> dict[str, Tensor]:
         train, valid = batch
         metrics = {}
-        if not self.warming_up:
+        if not (self.warming_up or self.by_steps):
             step = {"score": self.score_code, "solve": self.solve_code}
             found = step.get(self.options.method.gradient, self.train_code)(valid)
             metrics = named("valid", found)
-        return {**self.train_weights(train, self.path()), **metrics}
+        metrics |= self.train_weights(train, self.path())
+        if self.by_steps:
+            self.score_step(metrics["train_loss"])
+        return metrics
 
     def train_code(self, batch: Any) -> dict[str, Tensor]:
         """Take a step of the codes through the coefficients, with a probe or without, and return its metrics."""

@@ -97,6 +97,7 @@ BAD: dict[str, list[object]] = {
     "solver": ["lars"],
     "gradient": ["adjoint", None],
     "perturbation": [-1.0, math.nan],
+    "score_losses": ["valid", None],
     "pairs": [0, 1.5],
     "path_width": [0, 1.5],
     "warm_up_share": [-0.1, 1.0],

@@ -180,6 +180,94 @@ def test_a_step_of_the_code_is_the_formula(width: int, toy_data: Callable[..., D
         assert torch.equal(value, statistics[name]), "scoring leaves the statistics alone"
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_two_steps_of_the_weights_are_a_pair(
+    width: int, toy_data: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other pass; the second trains with -e where the first had e, and then b moves by the formula."""
+    search = search_of(toy_data(64), score_losses="steps", path_width=width, perturbation=0.7)
+    taken = []
+    loss_of = search.weights.loss
+
+    def loss(batch: Any, coefficients: dict[str, Coefficients]) -> tuple[torch.Tensor, dict]:
+        assert batch is not None
+        found = loss_of(batch, coefficients)
+        places = {kind: each.places for kind, each in coefficients.items()}
+        taken.append((float(found[0].detach()), search.shift, places))
+        return found
+
+    monkeypatch.setattr(search.weights, "loss", loss)
+    search.epoch = search.warm_up_epochs
+    rate, spread = search.options.method.code_learning_rate, []
+    for step, batch in enumerate(search.batches(search.epoch, 0)):
+        search.step = step
+        before = torch.cat([b.detach().clone() for b in search.code.b])
+        search.train_step(batch)
+        after = torch.cat([b.detach() for b in search.code.b])
+        assert len(taken) == step + 1, "one pass a step"
+        second, shift, places = taken[-1]
+        if step % 2 == 0:
+            assert torch.equal(after, before)
+            (expected,) = search.code.places_at(shift, width)
+            assert places == expected
+            continue
+        first, e, _ = taken[-2]
+        assert torch.equal(shift, -e)
+        spread.append((first - second) ** 2)
+        size = (sum(spread) / len(spread)) ** 0.5
+        move = (first - second) * e[0] / (0.7 * size)
+        assert torch.allclose(after, before - rate * move.to(before), atol=1e-6)
+    assert len(taken) == 4 and not torch.equal(taken[0][1], taken[2][1])
+
+
+def test_both_steps_of_a_pair_are_on_fair_paths_or_none(toy_data: Callable[..., Dataset]) -> None:
+    options = {"warm_up_share": 0.0, "fair_share": 0.5}
+    search = search_of(toy_data(64), score_losses="steps", **options)
+    fair = []
+    for step in range(40):
+        search.epoch, search.step = divmod(step, search.steps)
+        search.path()
+        fair.append(search.shift is None)
+    assert fair[::2] == fair[1::2] and len(set(fair)) == 2
+
+
+def test_a_pair_is_of_one_batch(toy_data: Callable[..., Dataset]) -> None:
+    """From wherever the epoch goes on; the last step of an odd number is by itself. On fair paths batches change."""
+    search = search_of(toy_data(80), score_losses="steps", warm_up_share=0.5)
+    assert (search.steps, search.warm_up_epochs) == (5, 2)
+    images = [x for (x, _), _ in search.batches(2, 0)]
+    same = [torch.equal(x, y) for x, y in itertools.pairwise(images)]
+    assert same == [True, False, True, False]
+    for start in range(5):
+        rest = [x for (x, _), _ in search.batches(2, start)]
+        assert len(rest) == 5 - start
+        assert all(torch.equal(x, y) for x, y in zip(rest, images[start:], strict=True))
+    before = [x for (x, _), _ in search.batches(1, 0)]
+    assert not any(torch.equal(x, y) for x, y in itertools.combinations(before, 2))
+
+
+def test_a_pair_needs_two_steps(toy_data: Callable[..., Dataset]) -> None:
+    with pytest.raises(
+        UserError, match="two steps of an epoch; these data make one, of batch_size 8"
+    ):
+        search_of(toy_data(24), score_losses="steps")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gradient": "coefficients"}, "score_losses steps is for the gradient score"),
+        ({"pairs": 2}, "pairs must be 1 where score_losses is steps, got 2"),
+        ({"code_batch_size": 4}, "code_batch_size is of passes .* got 4"),
+    ],
+)
+def test_steps_have_no_passes_to_set(
+    changes: dict[str, Any], message: str, toy_data: Callable[..., Dataset]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        search_of(toy_data(64), score_losses="steps", **changes)
+
+
 @pytest.mark.slow
 def test_with_exact_losses_it_finds_a_best_cell(
     toy_data: Callable[..., Dataset], nasbench201: Table, monkeypatch: pytest.MonkeyPatch
@@ -222,17 +310,27 @@ def test_a_warm_up_leaves_an_epoch_to_the_codes(
 
 
 @pytest.mark.parametrize(
-    ("space", "width"), [(DARTS_SPACE, 1), (NASBENCH201_SPACE, 1), (NASBENCH201_SPACE, 2)]
+    ("space", "changes"),
+    [
+        (DARTS_SPACE, {}),
+        (NASBENCH201_SPACE, {}),
+        (NASBENCH201_SPACE, {"path_width": 2}),
+        (NASBENCH201_SPACE, {"score_losses": "steps"}),
+    ],
 )
-def test_it_goes_on_exactly(space: Space, width: int, toy_data: Callable[..., Dataset]) -> None:
+def test_it_goes_on_exactly(
+    space: Space, changes: dict[str, Any], toy_data: Callable[..., Dataset]
+) -> None:
+    """Also between the two steps of a pair."""
     data = toy_data(48)
-    whole = search_of(data, space, path_width=width)
+    whole = search_of(data, space, **changes)
     list(run_through(whole))
-    begun = search_of(data, space, path_width=width)
-    epochs = run_through(begun)
-    for _ in range(3):
-        next(epochs)
-    again = search_of(data, space, path_width=width)
+    begun = search_of(data, space, **changes)
+    assert begun.steps == 3
+    for _ in loop(begun):
+        if (begun.epoch, begun.step) == (3, 1):
+            break
+    again = search_of(data, space, **changes)
     again.load_state_dict(begun.state_dict())
     list(run_through(again))
     assert again.genotype() == whole.genotype()
@@ -293,15 +391,17 @@ def test_one_stage_ends_with_the_network_of_what_it_found(
     space.check(stage.genotype())
 
 
-def test_one_stage_goes_on_exactly(toy_data: Callable[..., Dataset]) -> None:
+@pytest.mark.parametrize("losses", ["passes", "steps"])
+def test_one_stage_goes_on_exactly(losses: str, toy_data: Callable[..., Dataset]) -> None:
     data = toy_data(48)
-    whole = one_stage(data)
+    whole = one_stage(data, score_losses=losses)
     list(run_through(whole))
-    begun = one_stage(data)
+    assert any(b.any() for b in whole.code.b)
+    begun = one_stage(data, score_losses=losses)
     for _ in loop(begun):
         if (begun.epoch, begun.step) == (2, 1):
             break
-    again = one_stage(data)
+    again = one_stage(data, score_losses=losses)
     again.load_state_dict(begun.state_dict())
     list(run_through(again))
     assert again.genotype() == whole.genotype()
