@@ -3,9 +3,10 @@
     python -m benchmarks.smoothed | tee benchmarks/results/smoothed.txt          # a minute on one core
 
 In NAS-Bench-201, where a turn of four fair paths has every operation once on every edge. Timed is such a turn: of the
-search's steps on fair paths, of its steps with a pair of scores beside, whose architectures are as random at b = 0, and
-of whole training steps of the four discrete networks. All take turns in one process, and ratios are medians of ratios
-within a round. The average is over the epochs of the preset: those on fair paths, and those with scores.
+search's steps on fair paths, of its steps with a pair of scores beside, whose architectures are as random at b = 0, of
+steps whose own losses are the scores, and of whole training steps of the four discrete networks. All take turns in one
+process, and ratios are medians of ratios within a round. The average is over the epochs of the preset: those on fair
+paths, and those with scores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from statistics import median
+from typing import Any
 
 from experiments._command import positive
 from experiments.efficiency import random_images
@@ -44,8 +46,8 @@ def main() -> None:
     print(origin("smoothed"))
     with cpu_threads(given.threads):
 
-        def search_of(images: int | None = None) -> TwoStageSearch:
-            changes = {"preset": "smoothed", "epochs": 18, "code_batch_size": images, **shape}
+        def search_of(**changes: Any) -> TwoStageSearch:
+            changes |= {"preset": "smoothed", "epochs": 18, **shape}
             return create_search("ista-two-stage", NASBENCH201_SPACE, dataset, device, **changes)
 
         plain = search_of()
@@ -64,9 +66,15 @@ def main() -> None:
 
         steps: dict[str, Callable[[], object]] = {"discrete networks": train_alone}
         steps["fair paths"] = turn_of(plain, 0)
-        for images in given.scored:
-            search = search_of(images)
-            name = f"with a pair of scores of {images} images"
+        scored = {
+            f"with a pair of scores of {images} images": {"code_batch_size": images}
+            for images in given.scored
+        }
+        for name, changes in {
+            **scored,
+            "by the losses of steps": {"score_losses": "steps"},
+        }.items():
+            search = search_of(**changes)
             steps[name] = turn_of(search, search.warm_up_epochs)
         spent = in_turn(steps, given.rounds, device)
     base = spent["discrete networks"]

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.nasbench201 import FREE, METHODS, SPARSE, TRAINED
+from experiments.nasbench201 import FREE, METHODS, OWN_LOSSES, SPARSE, TRAINED
 from isnas.comparison.rows import read_about, read_rows
 from isnas.drawing import COLUMN_WIDTH, PAGE_WIDTH
 from isnas.runtime.errors import UserError
@@ -41,7 +41,7 @@ from ._style import (
 )
 
 ACCURACY = "cell's accuracy on CIFAR-10 (%),\nstretched towards the optimum"
-_DRAWN = (*METHODS, *TRAINED)
+_DRAWN = (*METHODS, *TRAINED, OWN_LOSSES)
 _RULES = tuple(dict.fromkeys(variant["rule"] for variant in SPARSE.values()))
 _MATRICES = tuple(dict.fromkeys(variant["matrix"] for variant in SPARSE.values()))
 _TICKS = (10, 50, 70, 80, 85, 90, 92, 93, 94)

@@ -195,6 +195,14 @@ def test_rows_say_all(finished: Path, table: Path) -> None:
             assert row["evaluated"] == len(row["scores"]) * 32
 
 
+def test_the_losses_of_steps_cost_no_passes(table: Path, tmp_path: Path) -> None:
+    """As many images are trained on as by pairs of passes, and none is evaluated."""
+    asked = ["--methods", SMOOTHED, experiment.OWN_LOSSES, "--seeds", "1"]
+    assert launch(table, tmp_path / "out", *asked) == 0
+    seen = {r["method"]: (r["trained"], r["evaluated"]) for r in read_rows(tmp_path / "out")}
+    assert seen == {SMOOTHED: (192, 192), experiment.OWN_LOSSES: (192, 0)}
+
+
 def test_searches_that_train_cells_by_themselves(table: Path, tmp_path: Path) -> None:
     """They run when asked for; of 192 images half are trained on, in 3 batches of 32 or one of the recipe's 64."""
     asked = ["--methods", *experiment.TRAINED, "--seeds", "1"]
