@@ -418,3 +418,17 @@ def test_finalists_beside_what_others_found() -> None:
         assert interval_text(mean_interval(each), sign=True) in text
     for each in (best, wide):
         assert mean_and_deviation(list(each.values())) in text
+
+
+def test_steps_beside_passes() -> None:
+    """What the documents say of scores without passes is what the recorded rows say."""
+    found: dict[str, dict[int, float]] = {SMOOTHED: {}, experiment.OWN_LOSSES: {}}
+    for row in read_rows(ROOT / "experiments" / "results" / "nasbench201-ranks"):
+        if row["method"] in found:
+            found[row["method"]][row["seed"]] = row["accuracy"]["cifar10"]
+    passes, steps = found.values()
+    assert set(passes) == set(steps)
+    difference = mean_interval([steps[seed] - passes[seed] for seed in steps])
+    text = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    for each in (mean_and_deviation(list(steps.values())), interval_text(difference, sign=True)):
+        assert each in text
