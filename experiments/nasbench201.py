@@ -16,8 +16,8 @@ learn through the coefficients. They run when they are asked for. Against them s
   they ask for by itself. Their signal is the table's validation accuracy on CIFAR-10 after 12 epochs; what that
   training would have cost is counted: 12 epochs of 25,000 images for each cell asked, whether or not it was asked
   before;
-- ``sparse smoothed by steps``, the same with the losses of the weights' own steps (`--score-losses steps`), which runs
-  when it is asked for;
+- ``sparse smoothed by steps``, the smoothed search by the losses of the weights' own steps (`--score-losses steps`),
+  which runs when it is asked for;
 - ``sparse finalists``, the smoothed search and then finalists (`isnas.searches.finalists`), and ``successive halving``
   of random cells: these train cells by themselves on the images. They run when they are asked for, and are meant for
   the scale ``finalists``;
@@ -377,10 +377,10 @@ def search_of(
         known = REGISTRY[FREE[method]].schema(NASBENCH201_SPACE).fields
         changes = {**own, **{option: v for option, v in changes.items() if option in known}}
         return create_search(FREE[method], NASBENCH201_SPACE, dataset, device, **changes)
-    if method in (SMOOTHED, OWN_LOSSES, FINALISTS):
+    if method in (SMOOTHED, FINALISTS):
         changes["preset"] = "smoothed"
-        if method == OWN_LOSSES:
-            changes["score_losses"] = "steps"
+    elif method == OWN_LOSSES:
+        changes |= {"preset": "smoothed", "score_losses": "steps"}
     elif method in SPARSE or method in CROSSED:
         own = {"m": M, "s": S, "code_learning_rate": scale.code_learning_rate}
         changes = {**changes, **{**SPARSE, **CROSSED}[method], **own}

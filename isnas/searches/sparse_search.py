@@ -383,7 +383,7 @@ class SparseSearch(SupernetSearch):
         if not self._second:
             self.first = loss
         else:
-            self._step_code(torch.stack([self.first, loss]), -self.shift)
+            self._step_code(torch.stack([self.first.to(loss), loss]), -self.shift)
             self.first = None
 
     def _step_code(self, losses: Tensor, e: Tensor) -> None:

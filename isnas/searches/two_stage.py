@@ -82,7 +82,8 @@ class TwoStageSearch(SparseSearch):
     """Search of an architecture in a small super-net.
 
     In every step first b learns from a batch of one part of the data, then the weights follow the loss on a batch of
-    the other; after every epoch z is recovered from b.
+    the other; after every epoch z is recovered from b. By the losses of the weights' own steps b needs no batch of its
+    own; that part of the data only judges architectures then.
     """
 
     title = "two-stage search"
