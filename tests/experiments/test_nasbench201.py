@@ -404,6 +404,7 @@ def test_finalists_beside_what_others_found() -> None:
         others.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]["cifar10"]
     best = {seed: row["accuracy"]["cifar10"] for seed, row in found.items()}
     wide = {seed: row["trajectory"][18][1] for seed, row in found.items()}
+    fifteen = {seed: row["trajectory"][18 + 15][1] for seed, row in found.items()}
     random = read_about(results / "nasbench201-finalists")["settings"]["references"]["full"]
     differences = [[value - random["cifar10"] for value in best.values()]]
     for one, method in (
@@ -416,7 +417,7 @@ def test_finalists_beside_what_others_found() -> None:
     text = " ".join((results / "README.md").read_text().split())
     for each in differences:
         assert interval_text(mean_interval(each), sign=True) in text
-    for each in (best, wide):
+    for each in (best, wide, fifteen):
         assert mean_and_deviation(list(each.values())) in text
 
 
