@@ -339,9 +339,10 @@ def test_two_processes_give_the_same_rows(outs: dict[str, Path], tmp_path: Path)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_scales_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = module_of(name)
-    more = {"cifar10_two_stage": ["ranks", "finalists"], "cifar10_one_stage": ["ranks"]}.get(
-        name, []
-    )
+    more = {
+        "cifar10_two_stage": ["ranks", "finalists"],
+        "cifar10_one_stage": ["ranks", "short"],
+    }.get(name, [])
     assert list(module.SCALES) == ["smoke", "small", *more, "paper"]
     for size in module.SCALES.values():
         json.dumps(settings_of(size))
