@@ -255,7 +255,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 2 after a user's mistake, 130 when interrupted."""
     parser = Parser(__name__, "One-stage search and training on CIFAR-10.", SCALES)
     parser.add_argument(
-        "--networks", metavar="NAME", nargs="*", default=BESIDE, help=f"of {', '.join(BESIDE)}"
+        "--networks",
+        metavar="NAME",
+        nargs="*",
+        default=BESIDE,
+        help=f"of {', '.join(BESIDE)}, or no name: nothing beside the single run",
     )
     return run_command(parser, run, arguments)
 

@@ -32,7 +32,7 @@ from experiments._statistics import ceiling, interval_text, mean_interval, mean_
 from figures import experiments as figures
 from isnas import GENOTYPES, search
 from isnas.codes.sparse import NodeRecovery, SparseCode
-from isnas.comparison.rows import read_about, read_rows
+from isnas.comparison.rows import mean_and_deviation, read_about, read_rows
 from isnas.runs.records import RunRecord
 from isnas.runs.training import Training
 from isnas.runtime.errors import UserError
@@ -355,6 +355,21 @@ def test_scales_and_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         module.main(["--scale", "huge"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_short_searches_in_one_stage() -> None:
+    """What the documents say of them is in the rows; random networks are those beside the longer searches."""
+    results = ROOT / "experiments" / "results"
+    short, ranks = (
+        {row["seed"]: row["errors"] for row in read_rows(results / f"cifar10-one-stage-{scale}")}
+        for scale in ("short", "ranks")
+    )
+    text = " ".join((ROOT / "docs" / "method.md").read_text().split())
+    for name in ("one_stage", "random"):
+        differences = [short[seed]["one_stage"] - ranks[seed][name] for seed in short]
+        assert interval_text(mean_interval(differences), sign=True) in text
+    errors = [each["one_stage"] for each in short.values()]
+    assert mean_and_deviation(errors) in text
 
 
 def test_paper_scales_have_the_published_settings() -> None:
